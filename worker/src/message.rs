@@ -1,0 +1,230 @@
+//! What splitd and a worker say to each other on the worker's socket: one JSON object a line, either side may be one
+//! version older. Pure data. Knows nothing of sockets or of processes.
+//!
+//! ```text
+//!   splitd                           worker
+//!     Hello{1}           ─────────►
+//!                        ◄─────────  Hello{1, pid, phase, …}     a worker already running says where it stands
+//!     Open               ─────────►  opens target, grant and event devices; drops its privileges
+//!                        ◄─────────  Opened | Failed
+//!     Connect            ─────────►  fence → map → bind → replay the journal if there is one → serve
+//!                        ◄─────────  Connected | Failed
+//!     Refresh            ─────────►  looks at the target's size again (it does so by itself, too)
+//!                        ◄─────────  Resized                       whenever the size changed
+//!                        ◄─────────  Violation                     the frontend broke the protocol; the worker stopped serving
+//!                        ◄─────────  Frozen | Thawed               our own or the disk's trouble; nothing is answered meanwhile
+//!     Disconnect         ─────────►  takes nothing more; ends what is in flight; unmaps; unbinds
+//!                        ◄─────────  Disconnected                  then exits 0
+//! ```
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// This build's version of the protocol. A peer that is one older is understood.
+pub const VERSION: u32 = 1;
+
+/// What splitd says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "snake_case")]
+pub enum ToWorker {
+    /// First on every connection.
+    Hello {
+        /// Of the protocol.
+        version: u32,
+    },
+    /// Open the target and all devices, then give up every privilege. Once in a worker's life.
+    Open(Open),
+    /// Serve the frontend. Once in a worker's life.
+    Connect(Connect),
+    /// Look at the target's size now.
+    Refresh,
+    /// Finish what was taken, let go of the frontend, exit.
+    Disconnect,
+}
+
+/// Everything a worker needs before it may give up its privileges.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Open {
+    /// The frontend's domain.
+    pub frontend: u16,
+    /// The device's number: `51712` for `xvda`.
+    pub devid: u32,
+    /// UUID of the virtual machine (`/local/domain/N/vm`), with `devid` the key of the fence.
+    pub vm_uuid: String,
+    /// Absolute path of a regular file or a block device.
+    pub target: PathBuf,
+    /// Offered read-only.
+    pub read_only: bool,
+    /// Discard is wanted (`discard-enable`).
+    pub discard: bool,
+    /// The most queues a frontend may connect.
+    pub max_queues: u16,
+    /// The largest ring, as a power of two of pages.
+    pub max_ring_order: u8,
+    /// Most segments in an indirect request; 0 if not offered.
+    pub max_indirect_segments: u16,
+    /// Bytes of transfer buffers for the whole device.
+    pub buffer_len_bytes: u64,
+    /// Directory of this device's journal and counters files, made by splitd.
+    pub run_dir: PathBuf,
+    /// User and group to become; `None` keeps the current one (a host without root, the simulated one).
+    pub uid: Option<u32>,
+}
+
+/// What the target turned out to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opened {
+    /// Size in units of 512 bytes.
+    pub capacity_sectors: u64,
+    /// The smallest write the target takes, bytes.
+    pub logical_block_len_bytes: u32,
+    /// The smallest write without read-modify-write, bytes.
+    pub physical_block_len_bytes: u32,
+    /// Discard works, with its granularity and alignment in bytes.
+    pub discard: Option<Discard>,
+    /// Reported `VDISK_CDROM` etc. come from the toolstack; this only says that the target itself refuses writes.
+    pub read_only: bool,
+    /// Canonical node and what it is: `dev:8:1`, `file:259:0:131` (device and inode).
+    pub identity: String,
+}
+
+/// How a target takes discard requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Discard {
+    /// Bytes.
+    pub granularity_bytes: u32,
+    /// Bytes.
+    pub alignment_bytes: u32,
+    /// Secure erase, too.
+    pub secure: bool,
+}
+
+/// How a connection moves data; fixed for its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TransferMode {
+    /// Grant copy into private buffers.
+    Copy,
+    /// Persistent mappings; both sides advertised `feature-persistent`.
+    Persistent,
+}
+
+/// The layout of the slots (`protocol` in the frontend's directory).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Abi {
+    /// `x86_64-abi`, and `arm-abi`, which is laid out alike.
+    Native64,
+    /// `x86_32-abi`, packed; also what a frontend without a `protocol` node speaks on x86.
+    X86_32,
+}
+
+/// One queue of the frontend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueRing {
+    /// Grant refs of the ring's pages, in order; a power of two, 1 to 16.
+    pub ring_refs: Vec<u32>,
+    /// The frontend's event channel.
+    pub port: u32,
+}
+
+/// What the frontend wrote, read once and checked for shape.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connect {
+    /// Chosen anew by splitd for every connection of a frontend; the same again when a dead worker's successor takes the
+    /// connection over, which is what makes its journal valid.
+    pub connection: u64,
+    /// The queues, in order.
+    pub queues: Vec<QueueRing>,
+    /// Slot layout.
+    pub abi: Abi,
+    /// Data movement.
+    pub mode: TransferMode,
+    /// `feature-barrier` was offered (single-queue frontends only).
+    pub barrier: bool,
+    /// Longest to wait for a predecessor's last I/O (the fence) before freezing, in ms.
+    pub fence_timeout_ms: u64,
+}
+
+/// Whose fault a failure is; decides what splitd does about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// The target or what the operator asked for: an error to `xl`.
+    Target,
+    /// The frontend's: this device closes, with the reason in xenstore.
+    Frontend,
+    /// Ours: the device freezes, with an alarm.
+    Host,
+}
+
+/// Where a worker stands in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Waits for `Open`.
+    Started,
+    /// Waits for `Connect`.
+    Opened,
+    /// Serves.
+    Connected,
+    /// Takes nothing, answers nothing, until the operator or the disk changes that.
+    Frozen,
+    /// Finishing.
+    Disconnecting,
+}
+
+/// What a worker says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "snake_case")]
+pub enum FromWorker {
+    /// First on every connection.
+    Hello {
+        /// Of the protocol.
+        version: u32,
+        /// Of the worker's process.
+        pid: u32,
+        /// Where it stands.
+        phase: Phase,
+        /// What `Open` found, once it has.
+        opened: Option<Opened>,
+        /// The connection it serves, once it does.
+        connection: Option<u64>,
+    },
+    /// Answer to `Open`.
+    Opened(Opened),
+    /// Answer to `Connect`: serving.
+    Connected {
+        /// Requests found in the journal of a dead predecessor and done again.
+        replayed: u32,
+        /// How long the fence took, in ms.
+        fence_ms: u64,
+    },
+    /// The last thing asked could not be done.
+    Failed {
+        /// Whose fault.
+        fault: Fault,
+        /// The thing, the value and what is allowed.
+        reason: String,
+    },
+    /// The target has another size now.
+    Resized {
+        /// In units of 512 bytes.
+        capacity_sectors: u64,
+    },
+    /// The frontend broke the protocol; nothing of it is served any more.
+    Violation {
+        /// What it did.
+        reason: String,
+    },
+    /// Nothing is answered until further notice.
+    Frozen {
+        /// Why.
+        reason: String,
+    },
+    /// Serving again.
+    Thawed,
+    /// All taken requests were answered, nothing is mapped or bound; the process ends.
+    Disconnected,
+}

@@ -1,0 +1,87 @@
+//! A worker's own pages, into which grant copies and disk I/O go: anonymous, page-aligned, fixed in size. Never a Rust
+//! reference to the bytes, because the kernel writes them while requests are in flight. Knows nothing of who uses which part.
+
+use std::io;
+use std::ptr::{self, NonNull};
+
+/// Private, page-aligned memory of a fixed length, zeroed at first, unmapped on drop.
+#[derive(Debug)]
+pub struct LocalMemory {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the area is owned by this value alone; all access goes through raw copies with bounds checks.
+unsafe impl Send for LocalMemory {}
+
+impl LocalMemory {
+    /// Maps `len` bytes, rounded up to whole pages.
+    pub fn new(len: usize) -> io::Result<Self> {
+        let len = len.max(1).next_multiple_of(xen_ring::PAGE_LEN);
+        // SAFETY: a fresh anonymous private mapping aliases nothing.
+        let p = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if p == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(p.cast()).ok_or_else(|| io::Error::other("mmap at address 0"))?;
+        Ok(Self { base, len })
+    }
+
+    /// Bytes in the area.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never true: an area has at least one page.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Address of the byte at `offset`, of which `len` more are inside the area; `None` if they are not.
+    ///
+    /// For system calls. Whoever passes it to the kernel keeps this value alive until the call has ended.
+    #[must_use]
+    pub fn address(&self, offset: usize, len: usize) -> Option<NonNull<u8>> {
+        if offset.checked_add(len)? > self.len {
+            return None;
+        }
+        // SAFETY: offset <= self.len, inside or one past the mapping.
+        Some(unsafe { self.base.add(offset) })
+    }
+
+    /// Copies bytes out; false (and nothing copied) if the range is not inside the area.
+    #[must_use]
+    pub fn read(&self, offset: usize, out: &mut [u8]) -> bool {
+        let Some(p) = self.address(offset, out.len()) else { return false };
+        // SAFETY: the range was checked; `out` is a distinct Rust object.
+        unsafe { ptr::copy_nonoverlapping(p.as_ptr(), out.as_mut_ptr(), out.len()) };
+        true
+    }
+
+    /// Copies bytes in; false (and nothing copied) if the range is not inside the area.
+    #[must_use]
+    pub fn write(&self, offset: usize, bytes: &[u8]) -> bool {
+        let Some(p) = self.address(offset, bytes.len()) else { return false };
+        // SAFETY: as in `read`.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), p.as_ptr(), bytes.len()) };
+        true
+    }
+}
+
+impl Drop for LocalMemory {
+    fn drop(&mut self) {
+        // SAFETY: base and len are those of the mapping made in `new`, unmapped once.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
