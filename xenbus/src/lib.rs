@@ -5,5 +5,6 @@ pub mod hv;
 pub mod ids;
 #[allow(unsafe_code)]
 pub mod memory;
+pub mod store;
 
 pub use ids::{DomId, GrantRef, Port};
