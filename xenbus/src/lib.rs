@@ -5,6 +5,7 @@ pub mod hv;
 pub mod ids;
 #[allow(unsafe_code)]
 pub mod memory;
+pub mod sim;
 pub mod store;
 
 pub use ids::{DomId, GrantRef, Port};
