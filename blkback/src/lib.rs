@@ -1,1 +1,7 @@
-//! Placeholder until its first module lands.
+//! The vbd worker. One request's walk: `queue` wakes → `xen_ring` copies a slot out → `journal` keeps it → `request` parses it →
+//! `pool` gives it buffers → the grant table copies a write's data in → io_uring does the I/O → the grant table copies a read's data
+//! out → the answer is staged, published, and forgotten. Knows nothing of xenstore and nothing of other devices.
+
+pub mod request;
+pub mod target;
+pub mod wire;

@@ -3,16 +3,29 @@
 
 use std::io;
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 
-/// Private, page-aligned memory of a fixed length, zeroed at first, unmapped on drop.
+/// Private, page-aligned memory of a fixed length, zeroed at first, unmapped when its last part is dropped.
 #[derive(Debug)]
 pub struct LocalMemory {
     base: NonNull<u8>,
     len: usize,
+    #[allow(dead_code)] // held, not read: keeps the range mapped
+    mapping: Arc<Mapping>,
 }
 
-// SAFETY: the area is owned by this value alone; all access goes through raw copies with bounds checks.
+#[derive(Debug)]
+struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: a `LocalMemory` alone reaches its range (parts never overlap); all access is by raw copies with bounds checks.
 unsafe impl Send for LocalMemory {}
+// SAFETY: a `Mapping` is only ever unmapped, by whoever drops the last reference.
+unsafe impl Send for Mapping {}
+// SAFETY: as for `Send`; nothing is read through a shared `Mapping`.
+unsafe impl Sync for Mapping {}
 
 impl LocalMemory {
     /// Maps `len` bytes, rounded up to whole pages.
@@ -33,7 +46,23 @@ impl LocalMemory {
             return Err(io::Error::last_os_error());
         }
         let base = NonNull::new(p.cast()).ok_or_else(|| io::Error::other("mmap at address 0"))?;
-        Ok(Self { base, len })
+        Ok(Self { base, len, mapping: Arc::new(Mapping { base, len }) })
+    }
+
+    /// Divides the area into `parts` equal, whole-page parts, each to be used by another thread; pages left over are used by
+    /// nobody. Fewer parts come back if there are not that many pages.
+    #[must_use]
+    pub fn split(self, parts: usize) -> Vec<Self> {
+        let part_len = self.len / xen_ring::PAGE_LEN / parts.max(1) * xen_ring::PAGE_LEN;
+        let (parts, part_len) = if part_len == 0 { (1, self.len) } else { (parts, part_len) };
+        (0..parts)
+            .map(|i| Self {
+                // SAFETY: (i + 1) * part_len <= self.len, so base + i * part_len is inside the mapping.
+                base: unsafe { self.base.add(i * part_len) },
+                len: part_len,
+                mapping: Arc::clone(&self.mapping),
+            })
+            .collect()
     }
 
     /// Bytes in the area.
@@ -79,7 +108,7 @@ impl LocalMemory {
     }
 }
 
-impl Drop for LocalMemory {
+impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: base and len are those of the mapping made in `new`, unmapped once.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
