@@ -1,6 +1,10 @@
 //! What splitd and a worker say to each other on the worker's socket: one JSON object a line, either side may be one
 //! version older. Pure data. Knows nothing of sockets or of processes.
 //!
+//! A worker is started as `blkback --listen-fd 3 --host xen|sim:DIR`, in a session of its own, with stdin and stdout on
+//! /dev/null and no other descriptor: 3 is a listening stream socket, so that a later splitd can come to a worker that is
+//! already running. One connection counts at a time; a new one takes the place of the old.
+//!
 //! ```text
 //!   splitd                           worker
 //!     Hello{1}           ─────────►
@@ -23,6 +27,9 @@ use serde::{Deserialize, Serialize};
 
 /// This build's version of the protocol. A peer that is one older is understood.
 pub const VERSION: u32 = 1;
+
+/// The descriptor on which a worker finds its listening socket.
+pub const LISTEN_FD: i32 = 3;
 
 /// What splitd says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
