@@ -1,10 +1,9 @@
 //! The backend's end of a ring. Its own indices are private and never read back from the shared page. Knows nothing of
 //! what a slot means or of how a notification is sent.
 
-use std::sync::atomic::{Ordering, fence};
-
 use crate::shared::{self, SharedMemory, Word};
-use crate::{HEADER_LEN, MAX_PAGES, PAGE_LEN, nr_slots};
+use crate::sync::{Ordering, fence};
+use crate::{HEADER_LEN, shape};
 
 /// Where a backend stands in a ring: taken over from its journal, or all zero on a fresh ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,7 +28,8 @@ pub struct Overrun {
 /// Why a ring cannot be attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttachError {
-    /// Neither 1 to 16 whole pages, nor a slot length that is a positive multiple of 4 and fits.
+    /// Not 1 to 16 whole pages, or not a slot length that is a positive multiple of 4 and at most
+    /// [`MAX_SLOT_LEN`](crate::MAX_SLOT_LEN).
     Shape {
         /// Bytes in the area.
         len: usize,
@@ -54,16 +54,7 @@ pub struct BackRing<M> {
 impl<M: SharedMemory> BackRing<M> {
     /// Attaches to a ring at the given indices; the shared page is not written.
     pub fn attach(mem: M, slot_len: usize, at: Indices) -> Result<Self, AttachError> {
-        let len = mem.len();
-        let nr = if len.is_multiple_of(PAGE_LEN) && len / PAGE_LEN <= MAX_PAGES && slot_len.is_multiple_of(4)
-        {
-            nr_slots(len / PAGE_LEN, slot_len)
-        } else {
-            0
-        };
-        if nr == 0 {
-            return Err(AttachError::Shape { len, slot_len });
-        }
+        let nr = shape(mem.len(), slot_len)?;
         if at.req_cons.wrapping_sub(at.rsp_prod) > nr {
             return Err(AttachError::Indices(at));
         }
@@ -124,11 +115,8 @@ impl<M: SharedMemory> BackRing<M> {
     /// returns its index. Nobody sees it before [`publish`](Self::publish).
     pub fn push_response(&mut self, response: &[u8]) -> u32 {
         assert!(self.rsp_prod_pvt != self.req_cons, "a response without a request");
-        let mut slot = [0u8; 256];
-        let slot = &mut slot[..self.slot_len];
-        slot[..response.len()].copy_from_slice(response);
         let index = self.rsp_prod_pvt;
-        shared::write_slot(&self.mem, self.offset(index), slot);
+        shared::write_padded(&self.mem, self.offset(index), self.slot_len, response);
         self.rsp_prod_pvt = index.wrapping_add(1);
         index
     }

@@ -13,10 +13,26 @@
 //! All indices are free-running `u32`s; a slot's place is `index & (nr_slots - 1)` (xen/include/public/io/ring.h).
 
 mod back;
+mod front;
 #[allow(unsafe_code)]
+#[cfg_attr(loom, path = "shared_loom.rs")]
 mod shared;
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;
+
+/// The same names from the standard library or from the model checker.
+mod sync {
+    #[cfg(loom)]
+    pub(crate) use loom::sync::atomic::{Ordering, fence};
+    #[cfg(not(loom))]
+    pub(crate) use std::sync::atomic::{Ordering, fence};
+}
 
 pub use back::{AttachError, BackRing, Indices, Overrun};
+pub use front::{BadResponses, FrontRing};
+#[cfg(loom)]
+pub use shared::ModelMemory;
 pub use shared::SharedMemory;
 
 /// Bytes in one granted page, whatever the page size of either domain (xen/include/public/xen.h, `XEN_PAGE_SIZE`).
@@ -25,6 +41,9 @@ pub const PAGE_LEN: usize = 4096;
 pub const HEADER_LEN: usize = 64;
 /// The largest ring that either side may offer, in pages: `ring-page-order` 4.
 pub const MAX_PAGES: usize = 16;
+
+/// The longest slot of any protocol with such rings, with room to spare: blkif's is 112 bytes.
+pub const MAX_SLOT_LEN: usize = 256;
 
 /// How many slots of `slot_len` bytes a ring of `pages` pages has: the largest power of two that fits.
 ///
@@ -37,4 +56,13 @@ pub const fn nr_slots(pages: usize, slot_len: usize) -> u32 {
     #[allow(clippy::cast_possible_truncation)] // at most 16 * 4096 / 1
     let fit = ((pages * PAGE_LEN - HEADER_LEN) / slot_len) as u32;
     1 << fit.ilog2()
+}
+
+/// The number of slots in an area of `len` bytes, if a ring may look like that.
+fn shape(len: usize, slot_len: usize) -> Result<u32, AttachError> {
+    let whole = len.is_multiple_of(PAGE_LEN) && slot_len.is_multiple_of(4) && slot_len <= MAX_SLOT_LEN;
+    match if whole { nr_slots(len / PAGE_LEN, slot_len) } else { 0 } {
+        0 => Err(AttachError::Shape { len, slot_len }),
+        nr => Ok(nr),
+    }
 }

@@ -48,8 +48,20 @@ pub(crate) fn read_slot<M: SharedMemory>(mem: &M, offset: usize, out: &mut [u8])
     }
 }
 
+/// Stores `bytes` at `offset` and zeroes in the rest of the slot (XSA-216: nothing stale reaches the other side).
+pub(crate) fn write_padded<M: SharedMemory>(mem: &M, offset: usize, slot_len: usize, bytes: &[u8]) {
+    assert!(
+        bytes.len() <= slot_len && slot_len <= crate::MAX_SLOT_LEN,
+        "{} in {slot_len} bytes",
+        bytes.len()
+    );
+    let mut slot = [0u8; crate::MAX_SLOT_LEN];
+    slot[..bytes.len()].copy_from_slice(bytes);
+    write_slot(mem, offset, &slot[..slot_len]);
+}
+
 /// Stores all of `slot` at `offset`, word by word.
-pub(crate) fn write_slot<M: SharedMemory>(mem: &M, offset: usize, slot: &[u8]) {
+fn write_slot<M: SharedMemory>(mem: &M, offset: usize, slot: &[u8]) {
     check(mem, offset, slot.len());
     for (i, chunk) in slot.chunks_exact(4).enumerate() {
         let value = u32::from_ne_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);

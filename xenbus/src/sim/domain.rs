@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -158,11 +159,17 @@ pub struct Held {
 
 /// A guest's own view of its domain. Clones are the same domain.
 #[derive(Clone, Debug)]
-pub struct SimDomain(Arc<Domain>);
+pub struct SimDomain(Arc<Domain>, PathBuf);
 
 impl SimDomain {
-    pub(super) fn new(domain: Arc<Domain>) -> Self {
-        Self(domain)
+    pub(super) fn new(domain: Arc<Domain>, store: PathBuf) -> Self {
+        Self(domain, store)
+    }
+
+    /// The socket on which the store knows it as this domain.
+    #[must_use]
+    pub fn store_socket(&self) -> &Path {
+        &self.1
     }
 
     /// Its number.

@@ -12,6 +12,7 @@ use crate::memory::LocalMemory;
 use crate::{GrantRef, Port};
 
 const GUEST: DomId = DomId(7);
+const UUID: &str = "0b1d5a8e-6c1f-4a53-9d5e-000000000007";
 
 struct World {
     _dir: tempfile::TempDir,
@@ -23,7 +24,7 @@ struct World {
 fn world() -> World {
     let dir = tempfile::tempdir().unwrap();
     let host = SimHost::start(dir.path()).unwrap();
-    let guest = host.domain(GUEST, 256).unwrap();
+    let guest = host.domain(GUEST, "guest", UUID, 256).unwrap();
     let sim = Sim::open(dir.path());
     World { _dir: dir, host, guest, sim }
 }
@@ -291,11 +292,11 @@ fn a_destroyed_domain_is_held_until_let_go() {
     let mut grants = w.sim.open_grants(GUEST).unwrap();
     let mapping = grants.map(&[gref], Access::ReadWrite).unwrap();
 
-    w.host.destroy(GUEST);
+    w.host.destroy(GUEST).unwrap();
 
     assert_eq!(w.guest.held(), Held { grants: 1, ports: 0 });
     assert!(w.sim.open_grants(GUEST).is_err());
-    let next = w.host.domain(GUEST, 16).unwrap();
+    let next = w.host.domain(GUEST, "again", UUID, 16).unwrap();
     drop(mapping);
     assert_eq!(w.guest.held(), Held::default());
     assert_eq!(next.held(), Held::default());
