@@ -1,6 +1,24 @@
 //! The resident daemon: watches xenstore, decides, starts and supervises one worker per disk, and answers `splitctl`. Knows
 //! nothing of rings or requests, never touches a guest's memory and never opens or stats a target.
 
+pub mod config;
+pub mod control;
+pub mod crashes;
+pub mod daemon;
+pub mod device;
+pub mod id;
 pub mod nodes;
+pub mod observe;
+pub mod offer;
+#[allow(unsafe_code)]
+pub mod process;
+pub mod protocol;
+pub mod record;
+pub mod report;
+pub mod runtime;
+pub mod select;
+pub mod sharing;
 pub mod state;
+pub mod stats;
 pub mod step;
+pub mod worker_link;

@@ -1,0 +1,57 @@
+//! The daemon's command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use splitd::daemon::{self, Options};
+use splitd::runtime;
+use tracing_subscriber::EnvFilter;
+
+/// Serves guests' disks from userspace.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// `xen`, or `sim:DIR` for a simulated host
+    #[arg(long, default_value = "xen")]
+    host: String,
+    /// Configuration
+    #[arg(long, default_value = "/etc/splitd/splitd.toml")]
+    config: PathBuf,
+    /// Sockets and state of running workers
+    #[arg(long, default_value = "/run/splitd")]
+    run_dir: PathBuf,
+    /// The workers' program
+    #[arg(long, default_value = "/usr/libexec/splitd/blkback")]
+    blkback: PathBuf,
+    /// The kernel's view of devices
+    #[arg(long, default_value = "/sys", hide = true)]
+    sys: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let under_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // The journal has its own clock.
+    if under_systemd { log.without_time().with_ansi(false).init() } else { log.with_ansi(false).init() }
+    let arguments = Arguments::parse();
+    let options = Options {
+        host: arguments.host,
+        config: arguments.config,
+        run_dir: arguments.run_dir,
+        blkback: arguments.blkback,
+        sys_dir: arguments.sys,
+    };
+    match runtime::block_on(daemon::run(options)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(trouble)) => {
+            tracing::error!("{trouble:#}");
+            ExitCode::FAILURE
+        }
+        Err(trouble) => {
+            tracing::error!("{trouble}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! `splitd.toml`: whose devices are served and within which limits. An unknown key is an error, a missing one has its
+//! default. Knows nothing of devices.
+
+use std::num::NonZeroU16;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+
+use crate::id::Kind;
+
+/// Everything that an operator sets.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Whose devices.
+    pub serve: Serve,
+    /// Offer `feature-persistent`; else all data goes by grant copy.
+    pub persistent: bool,
+    /// `multi-queue-max-queues`
+    pub max_queues: NonZeroU16,
+    /// `max-ring-page-order`
+    pub max_ring_page_order: u8,
+    /// `feature-max-indirect-segments`, 0 for none.
+    pub max_indirect_segments: u16,
+    /// Transfer buffers of one device.
+    pub buffer_bytes: u64,
+    /// Longest wait for a dead worker's last I/O.
+    pub fence_timeout_ms: u64,
+    /// The worker of domain N runs as this user plus N; 0: as the user that splitd runs as.
+    pub worker_uid_base: u32,
+    /// When a worker that keeps dying is left dead.
+    pub crash_loop: CrashLoop,
+}
+
+/// Whose devices are served.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Serve {
+    /// Those whose `script` is block-splitd, and all of `vbd3`.
+    Script,
+    /// All that no kernel driver is bound to.
+    All,
+    /// Those of domains whose name matches one of these (`*` and `?`).
+    Domains(Vec<String>),
+}
+
+/// A worker that dies this often in that time is not started again until `splitctl restart`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CrashLoop {
+    /// Deaths.
+    pub deaths: usize,
+    /// In this many seconds.
+    pub within_s: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            serve: Serve::Script,
+            persistent: false,
+            max_queues: NonZeroU16::MIN.saturating_add(3),
+            max_ring_page_order: 4,
+            max_indirect_segments: 256,
+            buffer_bytes: 4 << 20,
+            fence_timeout_ms: 30_000,
+            worker_uid_base: 1_879_048_192,
+            crash_loop: CrashLoop { deaths: 5, within_s: 60 },
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file; a missing one means the defaults.
+    pub fn load(path: &Path) -> anyhow::Result<Self> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text).with_context(|| format!("{}", path.display())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error).with_context(|| format!("{}", path.display())),
+        }
+    }
+
+    /// Parses and checks the limits.
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
+        let config: Self = toml::from_str(text)?;
+        if config.max_ring_page_order > 4 {
+            bail!("max_ring_page_order is {}: allowed are 0 to 4", config.max_ring_page_order);
+        }
+        if config.max_queues.get() > 64 {
+            bail!("max_queues is {}: allowed are 1 to 64", config.max_queues);
+        }
+        if config.max_indirect_segments > 256 {
+            bail!("max_indirect_segments is {}: allowed are 0 to 256", config.max_indirect_segments);
+        }
+        if !(1 << 20..=1 << 30).contains(&config.buffer_bytes) {
+            bail!("buffer_bytes is {}: allowed are {} to {}", config.buffer_bytes, 1 << 20, 1 << 30);
+        }
+        if config.worker_uid_base > u32::MAX - 0x1_0000 {
+            bail!("worker_uid_base is {}: allowed are 0 to {}", config.worker_uid_base, u32::MAX - 0x1_0000);
+        }
+        if config.crash_loop.deaths == 0 {
+            bail!("crash_loop.deaths is 0: allowed are 1 and more");
+        }
+        Ok(config)
+    }
+}
+
+impl Serve {
+    /// Whether a device is ours to serve, kernel drivers apart. `script` is the node's value.
+    #[must_use]
+    pub fn includes(&self, kind: Kind, script: Option<&str>, domain_name: Option<&str>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Script => {
+                kind == Kind::Vbd3 || script.is_some_and(|s| s.rsplit('/').next() == Some("block-splitd"))
+            }
+            Self::Domains(globs) => {
+                domain_name.is_some_and(|name| globs.iter().any(|g| glob(g.as_bytes(), name.as_bytes())))
+            }
+        }
+    }
+}
+
+/// `*` stands for any run of bytes, `?` for any one.
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut p, mut t, mut retry) = (0, 0, None);
+    while t < text.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                retry = Some((p + 1, t));
+                p += 1;
+            }
+            Some(byte) if *byte == b'?' || Some(byte) == text.get(t) => (p, t) = (p + 1, t + 1),
+            _ => {
+                let Some((after_star, from)) = retry else { return false };
+                (p, t) = (after_star, from + 1);
+                retry = Some((after_star, from + 1));
+            }
+        }
+    }
+    pattern.get(p..).is_some_and(|rest| rest.iter().all(|byte| *byte == b'*'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The shipped file says what is built in, so that reading it tells the truth.
+    #[test]
+    fn the_shipped_file_holds_the_defaults() {
+        let shipped = include_str!("../../dist/splitd.toml");
+        assert_eq!(Config::parse(shipped).unwrap(), Config::default());
+        let uncommented: String = shipped
+            .lines()
+            .filter_map(|line| line.strip_prefix("#:").map(str::trim_start))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        assert_eq!(Config::parse(&uncommented).unwrap(), Config::default());
+    }
+
+    /// Nothing is silently ignored.
+    #[test]
+    fn bad_files_are_refused_by_name() {
+        for (text, part) in [
+            ("severs = \"all\"", "severs"),
+            ("serve = \"some\"", "some"),
+            ("max_queues = 0", "max_queues"),
+            ("max_ring_page_order = 5", "allowed are 0 to 4"),
+            ("buffer_bytes = 17", "buffer_bytes is 17"),
+            ("crash_loop = { deaths = 0, within_s = 1 }", "crash_loop.deaths"),
+        ] {
+            let error = format!("{:#}", Config::parse(text).unwrap_err());
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    /// Hosts move guest by guest: by script, by name, or all.
+    #[test]
+    fn whose_device_it_is() {
+        let script = Some("/etc/xen/scripts/block-splitd");
+        assert!(Serve::Script.includes(Kind::Vbd, script, None));
+        assert!(!Serve::Script.includes(Kind::Vbd, Some("/etc/xen/scripts/block"), None));
+        assert!(!Serve::Script.includes(Kind::Vbd, Some("/x/not-block-splitd"), None));
+        assert!(Serve::Script.includes(Kind::Vbd3, Some("/etc/xen/scripts/block"), None));
+        assert!(Serve::All.includes(Kind::Vbd, None, None));
+        let domains = Serve::Domains(vec!["web-*".to_owned(), "db?".to_owned()]);
+        for (name, served) in
+            [("web-1", true), ("web-", true), ("db1", true), ("db12", false), ("aweb-1", false)]
+        {
+            assert_eq!(domains.includes(Kind::Vbd, None, Some(name)), served, "{name}");
+        }
+        assert!(!domains.includes(Kind::Vbd, None, None));
+        assert!(glob(b"a*b*c", b"a-bb-b-c") && !glob(b"a*b*c", b"a-bb-b-d"));
+    }
+}

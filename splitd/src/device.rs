@@ -1,0 +1,465 @@
+//! One device's task: it looks, takes one step, looks again, and in between hears its worker, its clock and the operator. All
+//! decisions about states are `step`'s; this file keeps what `step` is told. Knows nothing of other devices but the
+//! sharing registry.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{error, info, warn};
+use worker::message::{Opened, ToWorker};
+use xenbus::DomId;
+use xenbus::store::Store;
+
+use crate::config::Config;
+use crate::crashes::{Crashes, Verdict};
+use crate::id::{DeviceId, Kind};
+use crate::observe::{self, Blind, Look, Toolstack};
+use crate::record::Record;
+use crate::report::Report;
+use crate::sharing::Registry;
+use crate::state::State;
+use crate::step::{self, Action, Frontend, Observed, Worker, step};
+use crate::worker_link::{News, WorkerLink};
+
+mod actions;
+mod adoption;
+mod launching;
+mod news;
+
+/// Longest wait for the store at one look; a store that stalls must not keep us from a dead worker.
+const LOOK_TIME: Duration = Duration::from_secs(5);
+
+/// When to look again after a look or a write failed.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Steps in a row before the task looks after its other duties; a device that never rests is a bug.
+const STEPS_MAX: u32 = 16;
+
+/// Looks that a frontend may cause at once, and how fast that allowance is given back.
+const LOOKS_MAX: u32 = 60;
+const LOOK_REFILL: Duration = Duration::from_millis(25);
+
+/// What all devices of a host share.
+#[derive(Debug)]
+pub struct Host {
+    /// xenstore.
+    pub store: Store,
+    /// The domain we run in.
+    pub backend: DomId,
+    /// `splitd.toml`
+    pub config: Config,
+    /// What workers are told: `xen` or `sim:DIR`.
+    pub host: String,
+    /// The worker's program.
+    pub blkback: PathBuf,
+    /// `/run/splitd`
+    pub run_dir: PathBuf,
+    /// `/sys`
+    pub sys_dir: PathBuf,
+    /// Who has which image open.
+    pub sharing: RefCell<Registry>,
+    /// What `splitctl` is told, kept up to date by each device.
+    pub reports: RefCell<BTreeMap<DeviceId, Report>>,
+}
+
+/// How to reach a device's task.
+#[derive(Clone, Debug)]
+pub struct Mailbox {
+    /// Something changed in xenstore; many changes are one.
+    pub dirty: Rc<Notify>,
+    /// Commands.
+    pub commands: mpsc::Sender<Command>,
+}
+
+/// An answer to a command.
+pub type Answer<T> = oneshot::Sender<Result<T, String>>;
+
+/// What an operator or a script wants.
+#[derive(Debug)]
+pub enum Command {
+    /// The hotplug script asks for a worker.
+    HotplugAdd(Answer<Opened>),
+    /// Look at the target's size.
+    Resize(Answer<String>),
+    /// Replace the worker; try again after giving up.
+    Restart(Answer<String>),
+}
+
+pub(crate) struct Device {
+    host: Rc<Host>,
+    id: DeviceId,
+    /// Its run directory.
+    dir: PathBuf,
+    worker: Worker,
+    link: Option<WorkerLink>,
+    generation: u64,
+    news: mpsc::Sender<(u64, News)>,
+    record: Option<Record>,
+    violation: Option<String>,
+    error_written: bool,
+    toolstack: Option<Toolstack>,
+    last: Option<Look>,
+    /// The frontend's `state`, watched.
+    watched: Option<String>,
+    /// The hotplug script, waiting for its worker.
+    script: Option<Answer<Opened>>,
+    alarm: Option<String>,
+    not_ours: Option<String>,
+    /// Whose it is has been looked at.
+    decided: bool,
+    crashes: Crashes,
+    /// A restart that was asked for is no crash.
+    restarting: bool,
+    kill_at: Option<Instant>,
+    retry_at: Option<Instant>,
+    look_at: Option<Instant>,
+    restarts: u64,
+}
+
+impl Device {
+    /// Starts the task; it ends when the device is gone.
+    pub(crate) fn start(host: Rc<Host>, id: DeviceId) -> (Mailbox, tokio::task::JoinHandle<()>) {
+        let (commands, commanded) = mpsc::channel(16);
+        let (news, heard) = mpsc::channel(64);
+        let mailbox = Mailbox { dirty: Rc::new(Notify::new()), commands };
+        let device = Self {
+            dir: host.run_dir.join(id.dir_name()),
+            crashes: Crashes::new(host.config.crash_loop),
+            host,
+            id,
+            worker: Worker::Absent,
+            link: None,
+            generation: 0,
+            news,
+            record: None,
+            violation: None,
+            error_written: false,
+            toolstack: None,
+            last: None,
+            watched: None,
+            script: None,
+            alarm: None,
+            not_ours: None,
+            decided: false,
+            restarting: false,
+            kill_at: None,
+            retry_at: None,
+            look_at: None,
+            restarts: 0,
+        };
+        let dirty = Rc::clone(&mailbox.dirty);
+        let task = tokio::task::spawn_local(device.run(dirty, commanded, heard));
+        (mailbox, task)
+    }
+
+    async fn run(
+        mut self,
+        dirty: Rc<Notify>,
+        mut commanded: mpsc::Receiver<Command>,
+        mut heard: mpsc::Receiver<(u64, News)>,
+    ) {
+        self.adopt(&mut heard).await;
+        let (mut looks, mut looked_at) = (LOOKS_MAX, Instant::now());
+        while self.settle().await {
+            self.publish_report();
+            let alarm_clock = [self.kill_at, self.retry_at, self.look_at].into_iter().flatten().min();
+            tokio::select! {
+                () = dirty.notified() => {
+                    // A frontend that writes its state a million times costs us this much, and its neighbours nothing.
+                    let refill = u32::try_from(looked_at.elapsed().as_millis() / LOOK_REFILL.as_millis());
+                    looks = looks.saturating_add(refill.unwrap_or(LOOKS_MAX)).min(LOOKS_MAX);
+                    if looks == 0 {
+                        tokio::time::sleep(LOOK_REFILL).await;
+                    }
+                    looks = looks.saturating_sub(1);
+                    looked_at = Instant::now();
+                }
+                Some((generation, news)) = heard.recv() => self.hear(generation, news).await,
+                Some(command) = commanded.recv() => self.obey(command).await,
+                () = sleep_until(alarm_clock.unwrap_or_else(Instant::now)), if alarm_clock.is_some() => self.ring(),
+            }
+        }
+        self.forget().await;
+    }
+
+    /// Looks and steps until there is nothing to do; false when the device is gone.
+    async fn settle(&mut self) -> bool {
+        for _ in 0..STEPS_MAX {
+            let Some((look, blind)) = self.look().await else { return true };
+            self.judge_ownership(&look).await;
+            let action = step(&look.observed, &self.facts());
+            let needs_no_store = matches!(action, Action::Recover)
+                || (action == Action::Connect && self.record.as_ref().is_some_and(|r| r.connect.is_some()));
+            match action {
+                Action::Wait => return true,
+                _ if blind && !needs_no_store => return true,
+                Action::Forget => return false,
+                _ => {}
+            }
+            if let Err(trouble) = self.act(action, &look).await {
+                warn!(device = %self.id, "{action:?}: {trouble}");
+                self.look_at = Some(Instant::now() + RETRY);
+                return true;
+            }
+        }
+        error!(device = %self.id, "does not come to rest after {STEPS_MAX} steps");
+        self.look_at = Some(Instant::now() + RETRY);
+        true
+    }
+
+    /// What stands in xenstore; what last stood there, and `true`, while the store is away.
+    async fn look(&mut self) -> Option<(Look, bool)> {
+        self.look_at = None;
+        match timeout(LOOK_TIME, observe::look(&self.host.store, self.id, self.host.backend)).await {
+            Ok(Ok(look)) => {
+                self.watch_frontend(look.frontend_path.as_deref()).await;
+                self.last = Some(look.clone());
+                return Some((look, false));
+            }
+            Ok(Err(Blind::Store(trouble))) => warn!(device = %self.id, "{trouble}"),
+            Ok(Err(Blind::StoreAway)) | Err(_) => {}
+        }
+        self.look_at = Some(Instant::now() + RETRY);
+        self.last.clone().map(|look| (look, true))
+    }
+
+    async fn watch_frontend(&mut self, dir: Option<&str>) {
+        let Some(path) = dir.map(|dir| format!("{dir}/state")) else { return };
+        if self.watched.as_ref() == Some(&path) {
+            return;
+        }
+        match self.host.store.watch(&path, &frontend_token(self.id)).await {
+            // Set twice is set: the kernel's device even allows it.
+            Ok(()) | Err(xenbus::store::Error::Exists { .. }) => self.watched = Some(path),
+            Err(trouble) => {
+                warn!(device = %self.id, "{trouble}");
+                self.look_at = Some(Instant::now() + RETRY);
+            }
+        }
+    }
+
+    fn facts(&self) -> step::Device {
+        step::Device {
+            ours: self.not_ours.is_none(),
+            worker: self.worker,
+            connection: self.connected(),
+            violation: self.violation.is_some(),
+            backoff: self.retry_at.is_some(),
+            capacity_sectors: self.opened().map(|opened| opened.capacity_sectors),
+        }
+    }
+
+    fn connected(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| record.connect.is_some())
+    }
+
+    fn opened(&self) -> Option<&Opened> {
+        self.record.as_ref()?.opened.as_ref()
+    }
+
+    /// Whose device it is can only change while we have nothing to do with it.
+    async fn judge_ownership(&mut self, look: &Look) {
+        let free = matches!(self.worker, Worker::Absent) && !self.connected();
+        let state = look.observed.backend.and_then(|backend| backend.state);
+        if !free || state.is_none() || (self.decided && state != Some(State::Initialising)) {
+            return;
+        }
+        self.decided = true;
+        self.not_ours = match self.kernel_driver() {
+            Some(driver) => Some(format!("the kernel's driver {driver} is bound to it")),
+            None => match observe::toolstack(&self.host.store, self.id, self.host.backend).await {
+                Ok(toolstack) => {
+                    let serve = &self.host.config.serve;
+                    let ours =
+                        serve.includes(self.id.kind, toolstack.script.as_deref(), toolstack.domain_name.as_deref());
+                    self.toolstack = Some(toolstack);
+                    (!ours).then(|| "it is not among those that `serve` in splitd.toml names".to_owned())
+                }
+                Err(trouble) => {
+                    self.decided = false;
+                    self.look_at = Some(Instant::now() + RETRY);
+                    Some(trouble.to_string())
+                }
+            },
+        };
+    }
+
+    fn kernel_driver(&self) -> Option<String> {
+        if self.id.kind != Kind::Vbd {
+            return None;
+        }
+        let link = self.host.sys_dir.join("bus/xen-backend/devices").join(self.id.dir_name()).join("driver");
+        let driver = std::fs::read_link(link).ok()?;
+        Some(driver.file_name().unwrap_or(driver.as_os_str()).to_string_lossy().into_owned())
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::HotplugAdd(answer) => self.hotplug_add(answer).await,
+            Command::Resize(answer) => {
+                let outcome = match (&self.link, self.worker) {
+                    (Some(link), Worker::Serving | Worker::Opened) => {
+                        link.say(ToWorker::Refresh);
+                        Ok("the worker looks at its target's size; a change shows in `splitctl show`".to_owned())
+                    }
+                    _ => Err(format!("{}: no worker serves it", self.id)),
+                };
+                let _ = answer.send(outcome);
+            }
+            Command::Restart(answer) => {
+                let outcome = self.restart();
+                let _ = answer.send(outcome);
+            }
+        }
+    }
+
+    fn restart(&mut self) -> Result<String, String> {
+        if let Some(reason) = &self.not_ours {
+            return Err(format!("{}: not served by splitd: {reason}", self.id));
+        }
+        self.crashes.clear();
+        self.retry_at = None;
+        match (&self.link, self.worker) {
+            (Some(link), Worker::Opened | Worker::Connecting | Worker::Serving) => {
+                self.restarting = true;
+                let pid = link.pid();
+                link.kill();
+                Ok(format!("worker {pid} ended; its successor takes over"))
+            }
+            (_, Worker::GaveUp) => {
+                self.worker = Worker::Absent;
+                self.alarm = None;
+                Ok("tries again".to_owned())
+            }
+            (_, Worker::Absent) => Ok("no worker; one is started when the guest asks for it".to_owned()),
+            (_, Worker::Opening | Worker::Stopping | Worker::Opened | Worker::Connecting | Worker::Serving) => {
+                Err(format!("{}: its worker is {:?}; try again", self.id, self.worker))
+            }
+        }
+    }
+
+    /// A deadline has come.
+    fn ring(&mut self) {
+        let now = Instant::now();
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+        }
+        if self.look_at.is_some_and(|at| at <= now) {
+            self.look_at = None;
+        }
+        if self.kill_at.is_some_and(|at| at <= now) {
+            self.kill_at = None;
+            if let Some(link) = &self.link {
+                warn!(device = %self.id, pid = link.pid(), "no answer while {:?}; killed", self.worker);
+                link.kill();
+            }
+            if self.worker == Worker::Opening {
+                self.answer_script(Err(format!(
+                    "{}: not opened after {} s: its storage does not answer",
+                    self.target_text(),
+                    launching::OPEN_TIME.as_secs()
+                )));
+            }
+        }
+    }
+
+    /// The worker is gone without having been told to.
+    fn died(&mut self, how: &str) {
+        let was = self.worker;
+        self.worker = Worker::Absent;
+        if self.script.is_some() {
+            let text = format!("{}: the worker ended while it was opened: {how}", self.target_text());
+            self.answer_script(Err(text));
+            self.discard_record();
+            return;
+        }
+        if std::mem::take(&mut self.restarting) {
+            info!(device = %self.id, "worker ended for its restart");
+            return;
+        }
+        match self.crashes.note(Instant::now()) {
+            Verdict::Again(after) => {
+                warn!(device = %self.id, "worker died while {was:?}: {how}; its successor starts in {after:?}");
+                self.retry_at = (!after.is_zero()).then(|| Instant::now() + after);
+            }
+            Verdict::GiveUp => {
+                self.raise(format!("the worker keeps dying, last while {was:?}: {how}"));
+                self.worker = Worker::GaveUp;
+            }
+        }
+    }
+
+    /// Our own trouble: told loudly, never to the guest.
+    fn raise(&mut self, alarm: String) {
+        error!(device = %self.id, "ALARM: {alarm}");
+        self.alarm = Some(alarm);
+    }
+
+    fn answer_script(&mut self, outcome: Result<Opened, String>) {
+        if let Some(answer) = self.script.take() {
+            // A script that has been killed meanwhile hears nothing.
+            let _ = answer.send(outcome);
+        }
+    }
+
+    fn target_text(&self) -> String {
+        match &self.record {
+            Some(record) => record.open.target.display().to_string(),
+            None => self.id.to_string(),
+        }
+    }
+
+    fn publish_report(&self) {
+        let observed = self.last.as_ref().map(|look| look.observed);
+        let report = Report {
+            id: self.id,
+            backend: self.host.backend,
+            state: observed.and_then(|o| o.backend).and_then(|b| b.state),
+            frontend: observed.map(|o| o.frontend).and_then(|f| match f {
+                Frontend::In(state) => Some(state),
+                Frontend::Gone | Frontend::Malformed => None,
+            }),
+            online: observed.and_then(|o| o.backend).is_some_and(|b| b.online),
+            worker: self.worker,
+            pid: self.link.as_ref().map(WorkerLink::pid),
+            record: self.record.clone(),
+            domain_name: self.toolstack.as_ref().and_then(|t| t.domain_name.clone()),
+            alarm: self.alarm.clone(),
+            not_ours: self.not_ours.clone(),
+            restarts: self.restarts,
+        };
+        self.host.reports.borrow_mut().insert(self.id, report);
+    }
+
+    /// The device is gone from xenstore, and so is its worker.
+    async fn forget(&mut self) {
+        info!(device = %self.id, "gone");
+        self.answer_script(Err(format!("{}: removed meanwhile", self.id)));
+        self.host.sharing.borrow_mut().release(self.id);
+        self.host.reports.borrow_mut().remove(&self.id);
+        if let Some(path) = self.watched.take()
+            && let Err(trouble) = self.host.store.unwatch(&path, &frontend_token(self.id)).await
+        {
+            warn!(device = %self.id, "{trouble}");
+        }
+        if self.error_written {
+            self.remove_error_node().await;
+        }
+        match std::fs::remove_dir_all(&self.dir) {
+            Err(trouble) if trouble.kind() != std::io::ErrorKind::NotFound => {
+                warn!(device = %self.id, "{}: {trouble}", self.dir.display());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The token under which a frontend's state is watched.
+pub(crate) fn frontend_token(id: DeviceId) -> String {
+    format!("frontend:{}", id.dir_name())
+}

@@ -1,0 +1,238 @@
+//! What each action of `step` comes to: transactions on the backend directory, and words to the worker. A transaction that
+//! does not find the state it was decided on changes nothing; the next look decides anew.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+use worker::message::{Connect, ToWorker, TransferMode};
+use xenbus::store::{Error, Transaction};
+
+use super::Device;
+use crate::nodes::Offer;
+use crate::observe::{self, Look, Unusable};
+use crate::offer::{self, Pairs};
+use crate::sharing::Access;
+use crate::state::State;
+use crate::step::{Action, Worker};
+
+/// How long a worker without a frontend may take to end, and one with a frontend whose directory is gone anyway.
+const STOP_IDLE: Duration = Duration::from_secs(5);
+const STOP_GONE: Duration = Duration::from_secs(60);
+
+/// `EINVAL`, `EIO`: the number that an error node begins with, as the kernel writes it.
+const EINVAL: u32 = 22;
+
+impl Device {
+    pub(super) async fn act(&mut self, action: Action, look: &Look) -> Result<(), String> {
+        match action {
+            Action::Wait | Action::Forget => Ok(()),
+            Action::Introduce => self.introduce(look).await,
+            Action::Launch => self.launch_by_itself().await,
+            Action::Recover => self.recover().await,
+            Action::Connect => self.connect(look).await,
+            Action::Publish | Action::Resize => self.publish(look).await,
+            Action::FollowClosing => self.switch(look, State::Closing).await,
+            Action::Stop => {
+                self.stop(look);
+                Ok(())
+            }
+            Action::Accuse => {
+                self.violation = Some("state is no XenbusState: allowed are 1 to 6".to_owned());
+                Ok(())
+            }
+            Action::Fail => self.fail(look).await,
+            Action::Close => self.close(look).await,
+            Action::Orphan => {
+                self.worker = Worker::GaveUp;
+                self.raise(
+                    "its state is 4, but nothing is on record of the connection; detach it in the guest or with \
+                     xl block-detach"
+                        .to_owned(),
+                );
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes `pairs` and then `state`, if `state` still is what was seen; false if not.
+    async fn write(&self, look: &Look, pairs: &Pairs, state: State) -> Result<bool, String> {
+        let Some(seen) = look.observed.backend.and_then(|backend| backend.state) else { return Ok(false) };
+        let dir = self.id.backend_path(self.host.backend);
+        let work = async |tx: &Transaction| -> Result<bool, Error> {
+            let now = observe::node(tx, &format!("{dir}/state")).await?;
+            if now.as_deref().and_then(State::parse) != Some(seen) {
+                return Ok(false);
+            }
+            for (name, value) in pairs {
+                tx.write(&format!("{dir}/{name}"), value.as_bytes()).await?;
+            }
+            tx.write(&format!("{dir}/state"), state.to_string().as_bytes()).await?;
+            Ok(true)
+        };
+        let written = self.host.store.transaction(work).await.map_err(|trouble| trouble.to_string())?;
+        if written && state != seen {
+            info!(device = %self.id, "state {seen} -> {state}");
+        }
+        Ok(written)
+    }
+
+    async fn switch(&self, look: &Look, state: State) -> Result<(), String> {
+        self.write(look, &Pairs::new(), state).await.map(|_| ())
+    }
+
+    /// Nothing of an earlier connection counts any more.
+    fn start_over(&mut self) {
+        self.discard_record();
+        self.violation = None;
+        self.alarm = None;
+        self.worker = Worker::Absent;
+        self.retry_at = None;
+        self.host.sharing.borrow_mut().release(self.id);
+    }
+
+    async fn introduce(&mut self, look: &Look) -> Result<(), String> {
+        let toolstack = observe::toolstack(&self.host.store, self.id, self.host.backend)
+            .await
+            .map_err(|trouble| trouble.to_string())?;
+        let pairs = offer::before_target(&self.host.config, &toolstack);
+        self.toolstack = Some(toolstack);
+        if self.write(look, &pairs, State::InitWait).await? {
+            self.start_over();
+        }
+        Ok(())
+    }
+
+    async fn connect(&mut self, look: &Look) -> Result<(), String> {
+        let Some(record) = &self.record else { return Err("connects without a record".to_owned()) };
+        if let Some(connect) = record.connect.clone() {
+            self.say_connect(connect);
+            return Ok(());
+        }
+        let access = self.access();
+        if let Some(opened) = &record.opened {
+            let claim =
+                self.host.sharing.borrow_mut().claim(&opened.identity, self.id, &record.open.vm_uuid, access);
+            if let Err(text) = claim {
+                self.raise(format!("{} {text}", self.target_text()));
+                self.worker = Worker::GaveUp;
+                if let Some(link) = self.link.take() {
+                    link.say(ToWorker::Disconnect);
+                }
+                return Ok(());
+            }
+        }
+        let Some(dir) = look.frontend_path.as_deref() else { return Ok(()) };
+        let config = &self.host.config;
+        let offer = Offer { max_queues: config.max_queues, max_ring_order: config.max_ring_page_order };
+        let (choices, queues) = match observe::frontend(&self.host.store, dir, offer).await {
+            Ok(found) => found,
+            Err(Unusable::Bad(node)) => {
+                self.violation = Some(node.to_string());
+                return Ok(());
+            }
+            Err(Unusable::Store(trouble)) => return Err(trouble.to_string()),
+        };
+        let persistent = config.persistent && choices.persistent;
+        let connect = Connect {
+            connection: random().map_err(|trouble| trouble.to_string())?,
+            barrier: queues.len() == 1,
+            queues,
+            abi: choices.abi,
+            mode: if persistent { TransferMode::Persistent } else { TransferMode::Copy },
+            fence_timeout_ms: config.fence_timeout_ms,
+        };
+        if let Some(record) = &mut self.record {
+            record.connect = Some(connect.clone());
+        }
+        // On record before the worker hears of it: from then on its successor must know the connection.
+        self.store_record().map_err(|trouble| trouble.to_string())?;
+        self.say_connect(connect);
+        Ok(())
+    }
+
+    fn say_connect(&mut self, connect: Connect) {
+        if let Some(link) = &self.link {
+            link.say(ToWorker::Connect(connect));
+            self.worker = Worker::Connecting;
+        }
+    }
+
+    async fn publish(&mut self, look: &Look) -> Result<(), String> {
+        let barrier = self.record.as_ref().and_then(|r| r.connect.as_ref()).is_some_and(|c| c.barrier);
+        let (Some(toolstack), Some(opened)) = (&self.toolstack, self.opened()) else {
+            return Err("connected without knowing its target".to_owned());
+        };
+        let pairs = if look.observed.backend.is_some_and(|b| b.state == Some(State::Connected)) {
+            info!(device = %self.id, "resized to {} sectors", opened.capacity_sectors);
+            vec![("sectors", opened.capacity_sectors.to_string())]
+        } else {
+            offer::with_target(&self.host.config, toolstack, opened, barrier)
+        };
+        self.write(look, &pairs, State::Connected).await.map(|_| ())
+    }
+
+    fn stop(&mut self, look: &Look) {
+        let Some(link) = &self.link else {
+            self.worker = Worker::Absent;
+            return;
+        };
+        let was = std::mem::replace(&mut self.worker, Worker::Stopping);
+        self.kill_at = match was {
+            Worker::Opening => {
+                // It hangs in its storage's open or will be ready in a moment; in neither case is there anything to finish.
+                link.kill();
+                None
+            }
+            Worker::Opened | Worker::Connecting => {
+                link.say(ToWorker::Disconnect);
+                Some(Instant::now() + STOP_IDLE)
+            }
+            _ => {
+                link.say(ToWorker::Disconnect);
+                // What is in flight may take as long as its storage does, unless nobody is left to care.
+                look.observed.backend.is_none().then(|| Instant::now() + STOP_GONE)
+            }
+        };
+        self.answer_script(Err(format!("{}: detached while it was opened", self.target_text())));
+    }
+
+    /// The frontend's fault, where the kernel's backends leave theirs; then Closing.
+    async fn fail(&mut self, look: &Look) -> Result<(), String> {
+        let reason = self.violation.clone().unwrap_or_default();
+        warn!(device = %self.id, "the frontend broke the protocol: {reason}");
+        let path = self.id.error_path(self.host.backend);
+        let text = format!("{EINVAL} {reason}");
+        self.host.store.write(&path, text.as_bytes()).await.map_err(|trouble| trouble.to_string())?;
+        self.error_written = true;
+        self.switch(look, State::Closing).await
+    }
+
+    pub(super) async fn remove_error_node(&mut self) {
+        let path = self.id.error_path(self.host.backend);
+        let dir = path.trim_end_matches("/error");
+        match self.host.store.remove(dir).await {
+            Err(trouble) if !trouble.is_no_entry() => warn!(device = %self.id, "{trouble}"),
+            _ => self.error_written = false,
+        }
+    }
+
+    async fn close(&mut self, look: &Look) -> Result<(), String> {
+        if self.write(look, &Pairs::new(), State::Closed).await? {
+            self.start_over();
+        }
+        Ok(())
+    }
+
+    pub(super) fn access(&self) -> Access {
+        self.toolstack.as_ref().map_or(Access::ReadOnly, |toolstack| toolstack.access)
+    }
+}
+
+/// A number that no earlier connection had.
+fn random() -> std::io::Result<u64> {
+    use std::io::Read;
+    let mut bytes = [0; 8];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u64::from_ne_bytes(bytes))
+}

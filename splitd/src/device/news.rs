@@ -1,0 +1,191 @@
+//! What a worker's news mean for its device.
+
+use tracing::{info, warn};
+use worker::message::{Fault, FromWorker, Opened, Phase, ToWorker, VERSION};
+
+use super::Device;
+use crate::step::Worker;
+use crate::worker_link::News;
+
+impl Device {
+    pub(super) async fn hear(&mut self, generation: u64, news: News) {
+        if self.link.as_ref().map(|link| link.generation) != Some(generation) {
+            return;
+        }
+        match news {
+            News::Said(message) => self.heard(message),
+            News::Broke(how) => warn!(device = %self.id, "the worker {how}; killed"),
+            News::Ended(how) => self.ended(&how),
+        }
+    }
+
+    fn ended(&mut self, how: &str) {
+        self.link = None;
+        self.kill_at = None;
+        match self.worker {
+            Worker::Stopping => self.let_go(),
+            Worker::Absent | Worker::GaveUp => {}
+            Worker::Opening | Worker::Opened | Worker::Connecting | Worker::Serving => self.died(how),
+        }
+    }
+
+    /// The worker ended as it was told to: the connection is over.
+    fn let_go(&mut self) {
+        self.worker = Worker::Absent;
+        self.kill_at = None;
+        self.host.sharing.borrow_mut().release(self.id);
+        self.discard_record();
+    }
+
+    fn heard(&mut self, message: FromWorker) {
+        match message {
+            FromWorker::Hello { version, phase, opened, connection, .. } => {
+                self.greeted(version, phase, opened, connection);
+            }
+            FromWorker::Opened(opened) if self.worker == Worker::Opening => self.target_open(opened),
+            FromWorker::Connected { replayed, fence_ms } if self.worker == Worker::Connecting => {
+                info!(device = %self.id, replayed, fence_ms, "serving");
+                self.worker = Worker::Serving;
+                self.alarm = None;
+                self.kill_at = None;
+            }
+            FromWorker::Failed { fault, reason } => self.failed(fault, &reason),
+            FromWorker::Resized { capacity_sectors } => {
+                if let Some(opened) = self.record.as_mut().and_then(|record| record.opened.as_mut()) {
+                    opened.capacity_sectors = capacity_sectors;
+                }
+                self.keep_record();
+            }
+            FromWorker::Violation { reason } => {
+                self.violation = Some(crate::nodes::quote(Some(reason.as_bytes())));
+            }
+            FromWorker::Frozen { reason } => self.raise(format!("frozen: {reason}")),
+            FromWorker::Thawed => {
+                info!(device = %self.id, "thawed");
+                self.alarm = None;
+            }
+            FromWorker::Disconnected if self.worker == Worker::Stopping => {
+                // Nothing is mapped any more: what waits for state 6 need not wait for the process's last instructions.
+                self.link = None;
+                self.let_go();
+            }
+            FromWorker::Opened(_) | FromWorker::Connected { .. } | FromWorker::Disconnected => {
+                warn!(device = %self.id, "the worker, {:?}, says {message:?}, which answers nothing", self.worker);
+            }
+        }
+    }
+
+    fn greeted(&mut self, version: u32, phase: Phase, opened: Option<Opened>, connection: Option<u64>) {
+        if version + 1 < VERSION || version > VERSION + 1 {
+            self.raise(format!("its worker speaks version {version}, splitd {VERSION}: splitctl restart {}", self.id));
+        }
+        let Some(link) = &self.link else { return };
+        if phase == Phase::Started {
+            if let Some(record) = &self.record
+                && self.worker == Worker::Opening
+            {
+                link.say(ToWorker::Open(record.open.clone()));
+            }
+            return;
+        }
+        // One that was running already.
+        let Some(record) = &mut self.record else { return };
+        if opened.is_some() {
+            record.opened = opened;
+        }
+        let known = record.connect.as_ref().map(|connect| connect.connection);
+        self.worker = match phase {
+            Phase::Started | Phase::Opened => Worker::Opened,
+            Phase::Disconnecting => Worker::Stopping,
+            Phase::Connected | Phase::Frozen if connection == known => Worker::Serving,
+            Phase::Connected | Phase::Frozen => {
+                self.raise(format!("its worker serves connection {connection:?}, on record is {known:?}"));
+                Worker::Serving
+            }
+        };
+        self.kill_at = None;
+        if phase == Phase::Frozen {
+            self.raise("frozen".to_owned());
+        }
+        self.reclaim();
+    }
+
+    /// An adopted worker's image counts as in use, whatever the rules say now: it is.
+    fn reclaim(&mut self) {
+        let Some(record) = &self.record else { return };
+        let Some(opened) = &record.opened else { return };
+        let access = self.access();
+        let claim = self.host.sharing.borrow_mut().claim(&opened.identity, self.id, &record.open.vm_uuid, access);
+        if let Err(text) = claim {
+            self.raise(format!("{} {text}", self.target_text()));
+        }
+    }
+
+    fn target_open(&mut self, opened: Opened) {
+        self.kill_at = None;
+        let Some(record) = &mut self.record else { return };
+        // A connection is to one image for its life; another one behind the same path would be corruption.
+        if let (Some(before), Some(_)) = (&record.opened, &record.connect)
+            && before.identity != opened.identity
+        {
+            let text = format!(
+                "{} is {} now and was {} when the guest connected",
+                record.open.target.display(),
+                opened.identity,
+                before.identity
+            );
+            self.refuse(text);
+            return;
+        }
+        record.opened = Some(opened.clone());
+        let vm_uuid = record.open.vm_uuid.clone();
+        let access = self.access();
+        let claim = self.host.sharing.borrow_mut().claim(&opened.identity, self.id, &vm_uuid, access);
+        if let Err(text) = claim {
+            self.refuse(format!("{} {text}", self.target_text()));
+            return;
+        }
+        self.worker = Worker::Opened;
+        self.keep_record();
+        info!(device = %self.id, sectors = opened.capacity_sectors, identity = opened.identity, "target open");
+        self.answer_script(Ok(opened));
+    }
+
+    /// The worker is of no use with this target.
+    fn refuse(&mut self, text: String) {
+        if let Some(link) = self.link.take() {
+            link.kill();
+        }
+        self.kill_at = None;
+        if self.script.is_some() {
+            self.worker = Worker::Absent;
+            self.discard_record();
+            self.answer_script(Err(text));
+        } else {
+            self.worker = Worker::GaveUp;
+            self.raise(text);
+        }
+    }
+
+    fn failed(&mut self, fault: Fault, reason: &str) {
+        match (self.worker, fault) {
+            (Worker::Opening, _) if self.script.is_some() => self.refuse(reason.to_owned()),
+            (Worker::Connecting, Fault::Frontend) => self.violation = Some(reason.to_owned()),
+            (Worker::Opening | Worker::Connecting, _) => {
+                if let Some(link) = self.link.take() {
+                    link.kill();
+                }
+                self.kill_at = None;
+                self.alarm = Some(reason.to_owned());
+                self.died(reason);
+            }
+            _ => warn!(device = %self.id, "the worker, {:?}, reports: {reason}", self.worker),
+        }
+    }
+
+    fn keep_record(&self) {
+        if let Err(trouble) = self.store_record() {
+            warn!(device = %self.id, "{}: {trouble}", self.dir.display());
+        }
+    }
+}

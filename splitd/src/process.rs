@@ -1,0 +1,122 @@
+//! Starting a worker's process, hearing of its end, killing it: the system calls. Knows nothing of what is said to it.
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use worker::message::LISTEN_FD;
+
+use crate::record::Process;
+
+/// A worker's process, ours or one that an earlier splitd started.
+#[derive(Debug)]
+pub struct Handle {
+    /// Which.
+    pub process: Process,
+    /// Readable once it has ended.
+    pub pidfd: OwnedFd,
+    child: RefCell<Option<Child>>,
+}
+
+impl Handle {
+    /// Starts a worker. It gets the listening socket and our stderr, nothing else that we have open, and a session of its own.
+    pub fn spawn(program: &Path, host: &str, listener: &UnixListener) -> io::Result<Self> {
+        let listen_fd = listener.as_raw_fd();
+        let mut command = Command::new(program);
+        command.arg("--listen-fd").arg(LISTEN_FD.to_string()).arg("--host").arg(host);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).current_dir("/");
+        // SAFETY: the closure only makes async-signal-safe system calls on plain integers.
+        unsafe { command.pre_exec(move || prepare(listen_fd)) };
+        let child = command.spawn()?;
+        let process = Process::find(child.id())
+            .ok_or_else(|| io::Error::other(format!("process {} is not in /proc", child.id())))?;
+        let pidfd = open_pidfd(child.id())?;
+        Ok(Self { process, pidfd, child: RefCell::new(Some(child)) })
+    }
+
+    /// The process that an earlier splitd started, if it still runs.
+    pub fn adopt(process: Process) -> io::Result<Option<Self>> {
+        let pidfd = match open_pidfd(process.pid) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+            other => other?,
+        };
+        // Looked at after the descriptor was opened: it is of this process or of none.
+        Ok(process.is_running().then_some(Self { process, pidfd, child: RefCell::new(None) }))
+    }
+
+    /// SIGKILL; false if it has ended already.
+    pub fn kill(&self) -> bool {
+        // SAFETY: pidfd is an open descriptor; the other arguments are plain values.
+        let rc = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.pidfd.as_raw_fd(),
+                libc::SIGKILL,
+                std::ptr::null::<libc::siginfo_t>(),
+                0,
+            )
+        };
+        rc == 0
+    }
+
+    /// How it ended; to be asked once `pidfd` is readable. Takes a child of ours out of the process table.
+    pub fn ended(&self) -> String {
+        match self.child.borrow_mut().as_mut().map(Child::try_wait) {
+            Some(Ok(Some(status))) => status.to_string(),
+            Some(Ok(None)) => "has not ended".to_owned(),
+            Some(Err(error)) => error.to_string(),
+            None => "ended".to_owned(),
+        }
+    }
+}
+
+/// Between fork and exec.
+fn prepare(listen_fd: RawFd) -> io::Result<()> {
+    // SAFETY: each call takes plain integers; dup2 clears close-on-exec on its copy.
+    unsafe {
+        if libc::setsid() == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        if listen_fd == LISTEN_FD {
+            if libc::fcntl(listen_fd, libc::F_SETFD, 0) == -1 {
+                return Err(io::Error::last_os_error());
+            }
+        } else if libc::dup2(listen_fd, LISTEN_FD) == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        // Marked rather than closed: the standard library reports a failed exec through one of them.
+        let first = libc::c_uint::try_from(LISTEN_FD + 1).unwrap_or(4);
+        if libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        // Inherited masks would keep a worker from its own signals.
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+    Ok(())
+}
+
+fn open_pidfd(pid: u32) -> io::Result<OwnedFd> {
+    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    // SAFETY: plain integers; a non-negative result is a new descriptor that nobody else owns.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+/// True for root, who alone may give a worker another user.
+#[must_use]
+pub fn is_root() -> bool {
+    // SAFETY: takes nothing, cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}

@@ -1,0 +1,128 @@
+//! What `splitctl` is told about a device: a snapshot without pointers into anything live, and its JSON. Knows nothing of tables.
+
+use serde::{Deserialize, Serialize};
+use xenbus::DomId;
+
+use crate::id::{DeviceId, vdev_name};
+use crate::record::Record;
+use crate::state::State;
+use crate::step::Worker;
+
+/// A device's task publishes this after every change.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub(crate) id: DeviceId,
+    pub(crate) backend: DomId,
+    pub(crate) state: Option<State>,
+    pub(crate) frontend: Option<State>,
+    pub(crate) online: bool,
+    pub(crate) worker: Worker,
+    pub(crate) pid: Option<u32>,
+    pub(crate) record: Option<Record>,
+    pub(crate) domain_name: Option<String>,
+    pub(crate) alarm: Option<String>,
+    pub(crate) not_ours: Option<String>,
+    pub(crate) restarts: u64,
+}
+
+/// One device as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// `vbd/5/xvda`
+    pub device: String,
+    /// `vbd` or `vbd3`
+    pub kind: String,
+    /// The guest.
+    pub domid: u16,
+    /// Its name.
+    pub domain: Option<String>,
+    /// `51712`
+    pub devid: u32,
+    /// `xvda`
+    pub vdev: String,
+    /// The domain that serves it.
+    pub backend: u16,
+    /// Our state.
+    pub state: Option<u8>,
+    /// The guest's.
+    pub frontend_state: Option<u8>,
+    /// The toolstack wants it to stay.
+    pub online: bool,
+    /// `absent`, `opening`, `opened`, `connecting`, `serving`, `stopping`, `gave-up`
+    pub worker: String,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// What it serves.
+    pub target: Option<String>,
+    /// `file:…` or `dev:…`
+    pub identity: Option<String>,
+    /// Of 512 bytes.
+    pub sectors: Option<u64>,
+    /// `r` or `w`
+    pub mode: Option<String>,
+    /// `copy` or `persistent`
+    pub transfer: Option<String>,
+    /// How many queues the guest connected.
+    pub queues: usize,
+    /// Of the first queue.
+    pub event_channel: Option<u32>,
+    /// Of the first queue's first page.
+    pub ring_ref: Option<u32>,
+    /// The backend directory.
+    pub backend_path: String,
+    /// Workers that took over from a dead one.
+    pub restarts: u64,
+    /// Our own trouble that somebody must look at.
+    pub alarm: Option<String>,
+    /// Why splitd does not serve it.
+    pub not_served: Option<String>,
+}
+
+impl Report {
+    /// For `splitctl`.
+    #[must_use]
+    pub fn row(&self) -> Row {
+        let open = self.record.as_ref().map(|record| &record.open);
+        let opened = self.record.as_ref().and_then(|record| record.opened.as_ref());
+        let connect = self.record.as_ref().and_then(|record| record.connect.as_ref());
+        let first = connect.and_then(|connect| connect.queues.first());
+        Row {
+            device: self.id.to_string(),
+            kind: self.id.kind.name().to_owned(),
+            domid: self.id.frontend.0,
+            domain: self.domain_name.clone(),
+            devid: self.id.devid,
+            vdev: vdev_name(self.id.devid),
+            backend: self.backend.0,
+            state: self.state.map(State::number),
+            frontend_state: self.frontend.map(State::number),
+            online: self.online,
+            worker: worker_word(self.worker).to_owned(),
+            pid: self.pid,
+            target: open.map(|open| open.target.display().to_string()),
+            identity: opened.map(|opened| opened.identity.clone()),
+            sectors: opened.map(|opened| opened.capacity_sectors),
+            mode: open.map(|open| if open.read_only { "r" } else { "w" }.to_owned()),
+            transfer: connect.map(|connect| format!("{:?}", connect.mode).to_lowercase()),
+            queues: connect.map_or(0, |connect| connect.queues.len()),
+            event_channel: first.map(|queue| queue.port),
+            ring_ref: first.and_then(|queue| queue.ring_refs.first().copied()),
+            backend_path: self.id.backend_path(self.backend),
+            restarts: self.restarts,
+            alarm: self.alarm.clone(),
+            not_served: self.not_ours.clone(),
+        }
+    }
+}
+
+fn worker_word(worker: Worker) -> &'static str {
+    match worker {
+        Worker::Absent => "absent",
+        Worker::Opening => "opening",
+        Worker::Opened => "opened",
+        Worker::Connecting => "connecting",
+        Worker::Serving => "serving",
+        Worker::Stopping => "stopping",
+        Worker::GaveUp => "gave-up",
+    }
+}

@@ -1,0 +1,35 @@
+//! Finding the device that an operator means: `vbd/5/xvda`, `vbd/5/51712`, `vbd/web1/xvda`. Pure. Knows nothing of sockets.
+
+use xenbus::DomId;
+
+use crate::id::{DeviceId, Kind, parse_vdev};
+use crate::nodes::number;
+use crate::report::Row;
+
+/// The device that `text` names, among those there are.
+pub fn device(text: &str, rows: &[Row]) -> Result<DeviceId, String> {
+    let mut parts = text.splitn(3, '/');
+    let (Some(kind), Some(domain), Some(vdev)) = (parts.next(), parts.next(), parts.next()) else {
+        return Err(format!("DEV is {text:?}: allowed are vbd/DOMAIN/VDEV, as in vbd/5/xvda or vbd/web1/51712"));
+    };
+    if !Kind::ALL.iter().any(|k| k.name() == kind) {
+        return Err(format!("DEV is {text:?}: the first part may be vbd or vbd3"));
+    }
+    let devid = parse_vdev(vdev).ok_or_else(|| format!("DEV is {text:?}: {vdev} is neither a device name nor a number"))?;
+    let domid = number(domain.as_bytes()).and_then(|n| u16::try_from(n).ok());
+    let found = rows.iter().find(|row| {
+        row.kind == kind
+            && row.devid == devid
+            && (domid == Some(row.domid) || row.domain.as_deref() == Some(domain))
+    });
+    found.and_then(Row::id).ok_or_else(|| format!("{text}: no such device; splitctl list shows all"))
+}
+
+impl Row {
+    /// Its device.
+    #[must_use]
+    pub fn id(&self) -> Option<DeviceId> {
+        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == self.kind)?;
+        Some(DeviceId { frontend: DomId(self.domid), devid: self.devid, kind })
+    }
+}
