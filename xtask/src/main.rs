@@ -1,3 +1,51 @@
-//! The project's commands.
+//! The project's commands: `cargo xtask test | lab | dist`. This file only reads the command line; each command has a
+//! module of its own. Nothing in xtask is part of the product.
 
-fn main() {}
+mod apt;
+mod command;
+mod dist;
+mod lab;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "The project's commands")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Everything that can be tested: format, lints, tests, then the core scenarios on real Xen in QEMU
+    Test {
+        /// Leave out the lab: needs no root and no network
+        #[arg(long)]
+        no_lab: bool,
+        /// Install what is missing without asking
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Real Xen in QEMU: list or run scenarios, or open a shell in dom0
+    Lab(lab::Args),
+    /// Build target/dist/splitd_VERSION_amd64.deb
+    Dist,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().task {
+        Task::Test { no_lab, yes } => test::run(no_lab, yes),
+        Task::Lab(args) => lab::run(args),
+        Task::Dist => dist::build().map(|path| println!("{}", path.display())),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,161 @@
+# The words scenarios are written in. Sourced in dom0; knows xl, the guests' agent and how splitd is started, not any
+# one scenario. Waits are for conditions, with limits far beyond what a loaded machine needs; nothing sleeps a guess.
+. /host/plan.env
+CONSOLES=/var/log/xen/console
+SPLITD_LOG=/var/log/splitd.log
+UP_SECONDS=180
+
+# reason TEXT: why the scenario fails; the first one said is the one reported.
+reason() { [ -s /run/lab/reason ] || echo "$*" > /run/lab/reason; echo "REASON: $*" >&2; }
+fail() { reason "$*"; trap - ERR; exit 1; }
+
+# wait_for SECONDS COMMAND…: until the command succeeds.
+wait_for() {
+  local end=$((SECONDS + $1))
+  shift
+  until "$@"; do
+    [ $SECONDS -lt $end ] || return 1
+    sleep 0.1
+  done
+}
+# must_within SECONDS COMMAND…: the same, and the scenario fails with the command named.
+must_within() { wait_for "$@" || fail "after $1 s still not: ${*:2}"; }
+# expect TEXT COMMAND…
+expect() { local text=$1; shift; "$@" || fail "$text"; }
+refuse() { local text=$1; shift; ! "$@" || fail "$text"; }
+
+# ---- disks
+# disk VDEV TARGET [OPTION…]: the xl.cfg disk line by which the backend under test serves TARGET.
+disk() {
+  local vdev=$1 target=$2 options=
+  shift 2
+  for option in "$@"; do options+=",$option"; done
+  case $LAB_BACKEND in
+    splitd) echo "script=block-splitd,vdev=$vdev$options,target=$target" ;;
+    kernel) echo "format=raw,vdev=$vdev$options,target=$target" ;;
+    qdisk) echo "format=raw,backendtype=qdisk,direct-io-safe,vdev=$vdev$options,target=$target" ;;
+  esac
+}
+# root_image NAME: a fresh copy of the guests' root disk; prints its path.
+root_image() { cp --sparse=always /lab/guest-root.img "/srv/$1.img" && echo "/srv/$1.img"; }
+# image NAME MIB: a sparse file; prints its path.
+image() { rm -f "/srv/$1.img"; truncate -s "${2}M" "/srv/$1.img"; echo "/srv/$1.img"; }
+# volume_group: makes vg0 on the lab's disk for it, once a boot.
+volume_group() { vgs vg0 > /dev/null 2>&1 || { pvcreate -q /dev/vdb && vgcreate -q vg0 /dev/vdb; }; }
+# volume NAME MIB: a fresh logical volume; prints its path.
+volume() {
+  volume_group >&2
+  lvremove -qfy "vg0/$1" > /dev/null 2>&1 || true
+  lvcreate -qq -y -Wn -Zn -n "$1" -L "${2}M" vg0 >&2
+  udevadm settle
+  echo "/dev/vg0/$1"
+}
+# file_system xfs|ext4: a file system of that kind mounted below /srv, once a boot; prints its path.
+file_system() {
+  local device=/dev/vdc
+  [ "$1" = ext4 ] && device=/dev/vdd
+  if ! mountpoint -q "/srv/$1"; then
+    mkdir -p "/srv/$1"
+    "mkfs.$1" -q "$device" >&2
+    mount "$device" "/srv/$1"
+  fi
+  echo "/srv/$1"
+}
+
+# ---- guests
+# guest_config NAME DISK…: writes the guest's xl.cfg; prints its path. VCPUS, MEMORY, KERNEL and EXTRA may be set before.
+guest_config() {
+  local name=$1 file=/run/lab/guests/$1.cfg
+  shift
+  mkdir -p /run/lab/guests
+  {
+    echo "name=\"$name\""
+    echo "kernel=\"/lab/guest/${KERNEL:-$LAB_GUEST}/vmlinuz\""
+    echo "ramdisk=\"/lab/guest/${KERNEL:-$LAB_GUEST}/initrd\""
+    echo "extra=\"console=hvc0 quiet loglevel=1 panic=-1 mitigations=off\""
+    echo "memory=${MEMORY:-256}"
+    echo "vcpus=${VCPUS:-1}"
+    echo "cpus=\"1\""
+    echo "on_crash=\"destroy\""
+    printf 'disk=['
+    printf "'%s'," "$@"
+    echo ']'
+    echo "${EXTRA:-}"
+  } > "$file"
+  echo "$file"
+}
+guest_console() { echo "$CONSOLES/guest-$1.log"; }
+guest_says() { grep -q -- "$2" "$(guest_console "$1")" 2>/dev/null; }
+# guest_create NAME DISK…: xl create, without waiting for its userland.
+guest_create() {
+  local name=$1 config
+  shift
+  rm -f "$(guest_console "$name")"
+  config=$(guest_config "$name" "$@")
+  xl create -q "$config"
+}
+guest_up() { guest_says "$1" '^GUEST-UP'; }
+guest_up_or_gone() { guest_up "$1" || guest_says "$1" GUEST-NO-ROOT || ! xl domid "$1" > /dev/null 2>&1; }
+# guest_start NAME DISK…: create, then wait for its agent.
+guest_start() {
+  guest_create "$@" || fail "xl create $1 failed"
+  must_within $UP_SECONDS guest_up_or_gone "$1"
+  guest_up "$1" || fail "guest $1 did not reach its userland: $(tail -1 "$(guest_console "$1")")"
+}
+# guest_run NAME COMMAND…: runs it in the guest; prints its output and returns its status. RUN_SECONDS is the limit.
+guest_run() {
+  local name=$1 id tty log
+  shift
+  id=$(date +%s%N)
+  log=$(guest_console "$name")
+  tty=$(xenstore-read "/local/domain/$(xl domid "$name")/console/tty")
+  { printf '%s\n' "$*" | base64 -w 512 | sed 's/^/+/'; echo "!$id"; } > "$tty"
+  wait_for "${RUN_SECONDS:-180}" grep -q "^END $id " "$log" || fail "guest $name: no answer to: $*"
+  tr -d '\r' < "$log" | awk -v id="$id" '$1 == "END" && $2 == id {exit} p {print} $1 == "BEGIN" && $2 == id {p = 1}'
+  return "$(tr -d '\r' < "$log" | awk -v id="$id" '$1 == "END" && $2 == id {print $3}')"
+}
+# guest_job NAME ID COMMAND…: starts it in the guest's background; guest_job_done and guest_job_output ask after it.
+guest_job() {
+  local name=$1 job=$2
+  shift 2
+  guest_run "$name" "( ( $* ) > /run/$job.out 2>&1; echo \$? > /run/$job.status ) < /dev/null &"
+}
+guest_job_done() { guest_run "$1" "test -e /run/$2.status"; }
+guest_job_output() { guest_run "$1" "cat /run/$2.out; exit \$(cat /run/$2.status)"; }
+guest_gone() { ! xl domid "$1" > /dev/null 2>&1; }
+# guest_stop NAME: a shutdown from inside, waited for.
+guest_stop() { xl shutdown -w "$1" > /dev/null 2>&1 || xl destroy "$1"; }
+
+# ---- the store
+backend_kind() { case $LAB_BACKEND in qdisk) echo qdisk ;; *) echo vbd ;; esac; }
+vdev_number() { local letter=${1:3:1}; echo $((51712 + 16 * ($(printf '%d' "'$letter") - 97))); }
+# backend_path NAME VDEV, frontend_path NAME VDEV
+backend_path() { echo "/local/domain/0/backend/$(backend_kind)/$(xl domid "$1")/$(vdev_number "$2")"; }
+frontend_path() { echo "/local/domain/$(xl domid "$1")/device/vbd/$(vdev_number "$2")"; }
+node() { xenstore-read "$1" 2>/dev/null; }
+node_is() { [ "$(node "$1")" = "$2" ]; }
+absent() { ! xenstore-exists "$1"; }
+
+# ---- splitd
+splitd_answers() { splitctl list > /dev/null 2>&1; }
+splitd_start() {
+  setsid splitd >> "$SPLITD_LOG" 2>&1 < /dev/null &
+  must_within 30 splitd_answers
+}
+splitd_stopped() { ! pgrep -x splitd > /dev/null; }
+splitd_stop() { pkill -x splitd; wait_for 10 splitd_stopped || { pkill -9 -x splitd; wait_for 10 splitd_stopped; }; }
+workers() { pgrep -x blkback; }
+
+# evidence NAME: what a reader needs to see why scenario NAME failed.
+evidence() {
+  local to=/host/evidence/$1
+  mkdir -p "$to"
+  cp /run/lab/scenario.log "$to/" 2>/dev/null
+  cp -r "$CONSOLES" "$to/" 2>/dev/null
+  cp /var/log/xen/*.log /var/log/splitd.log "$to/" 2>/dev/null
+  xenstore-ls -fp > "$to/xenstore.txt" 2>&1
+  { xl list; ps -ef; dmesg | tail -100; } > "$to/dom0.txt" 2>&1
+  xl dmesg > "$to/xen.txt" 2>&1
+  cp -r /run/splitd "$to/run-splitd" 2>/dev/null
+  return 0
+}
