@@ -1,4 +1,16 @@
 //! What every worker process is, whatever device it serves: its start order (open → fence → bind → serve), sandbox,
 //! the messages it exchanges with splitd, its journal and counters files, its io_uring loop. Knows nothing of blkif or netif.
 
+pub mod control;
+pub mod counters;
+pub mod crash;
+#[allow(unsafe_code)]
+pub mod fence;
+pub mod journal;
+#[allow(unsafe_code)]
+pub mod mapped_file;
 pub mod message;
+#[allow(unsafe_code)]
+pub mod uring;
+#[allow(unsafe_code)]
+pub mod wake;

@@ -1,0 +1,66 @@
+//! The file behind the journal: what one worker stores the next one finds, and only under the same terms.
+
+use super::*;
+
+const SHAPE: Shape = Shape { nr_entries: 4, slot_len: 12, extra_len: 16 };
+
+fn path() -> (tempfile::TempDir, std::path::PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal-0");
+    (dir, path)
+}
+
+/// A successor of the same connection gets requests, what was kept beside them, and the owed answers.
+#[test]
+fn successor_finds_everything() {
+    let (_dir, path) = path();
+    let mut first = Journal::open(&path, SHAPE).unwrap();
+    assert_eq!(first.begin(7, SHAPE, &[1, 2], 0).unwrap(), Begun::Fresh);
+    first.take(2, 0, b"request zero");
+    first.take(0, 1, b"request one ");
+    first.keep_extra(0, b"segments");
+    first.stage(2, 0, -1);
+    drop(first);
+
+    let mut second = Journal::open(&path, SHAPE).unwrap();
+    let Begun::Resumed(plan) = second.begin(7, SHAPE, &[1, 2], 0).unwrap() else { panic!("resumes") };
+    let (mut slot, mut extra) = ([0; 12], [0; 16]);
+    second.slot(0, &mut slot);
+    let extra_len = second.extra(0, &mut extra);
+
+    assert_eq!((plan.req_cons, plan.rsp_prod), (2, 0));
+    assert_eq!((plan.replay, plan.answer), (vec![0], vec![(2, -1)]));
+    assert_eq!((&slot, &extra[..extra_len]), (b"request one ", b"segments".as_slice()));
+}
+
+/// Another connection, or one that was ended, starts anew; another's terms are refused rather than misread.
+#[test]
+fn only_its_own_connection_resumes() {
+    let (_dir, path) = path();
+    let mut journal = Journal::open(&path, SHAPE).unwrap();
+    journal.begin(7, SHAPE, &[1, 2], 0).unwrap();
+    journal.take(0, 0, b"request zero");
+
+    assert!(matches!(journal.begin(7, SHAPE, &[1, 3], 0), Err(BeginError::Terms(_))));
+    let fewer = Shape { nr_entries: 2, ..SHAPE };
+    assert!(matches!(journal.begin(7, fewer, &[1, 2], 0), Err(BeginError::Terms(_))));
+    assert_eq!(journal.begin(8, SHAPE, &[1, 2], 0).unwrap(), Begun::Fresh);
+    journal.take(0, 0, b"request zero");
+    journal.end();
+    assert_eq!(journal.begin(8, SHAPE, &[1, 2], 0).unwrap(), Begun::Fresh);
+}
+
+/// The order of a publish: killed between the ring's index and the entries, nothing is answered twice.
+#[test]
+fn published_answers_are_not_repeated() {
+    let (_dir, path) = path();
+    let mut journal = Journal::open(&path, SHAPE).unwrap();
+    journal.begin(7, SHAPE, &[], 0).unwrap();
+    journal.take(0, 0, b"request zero");
+    journal.stage(0, 0, 0);
+    journal.intend(1);
+
+    let Begun::Resumed(plan) = journal.begin(7, SHAPE, &[], 1).unwrap() else { panic!("resumes") };
+
+    assert_eq!((plan.rsp_prod, plan.answer, plan.replay), (1, vec![], vec![]));
+}
