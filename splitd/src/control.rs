@@ -4,7 +4,6 @@
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -38,15 +37,15 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves clients for ever.
-pub async fn serve(listener: UnixListener, answers: Rc<impl Answers + 'static>) {
+pub async fn serve(listener: UnixListener, answers: impl Answers + Clone + 'static) {
     let room = Arc::new(Semaphore::new(CLIENTS_MAX));
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let answers = Rc::clone(&answers);
+                let answers = answers.clone();
                 tokio::task::spawn_local(async move {
-                    if let Err(trouble) = client(stream, &*answers).await {
+                    if let Err(trouble) = client(stream, &answers).await {
                         warn!("a client of the control socket: {trouble}");
                     }
                     drop(permit);

@@ -104,7 +104,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 
 fn make_run_dir(dir: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).with_context(|| dir.display().to_string())
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(dir)
+        .with_context(|| dir.display().to_string())
 }
 
 /// Tells systemd; a host without it is not told.
@@ -119,9 +123,8 @@ fn ready(devices: usize) {
 /// Where the store of a host is.
 pub fn store_address(host: &str) -> anyhow::Result<Address> {
     match host.split_once(':') {
-        None if host == "xen" => {
-            Address::discover().context("no xenstore: neither its socket nor /dev/xen/xenbus is there; is this a Xen host?")
-        }
+        None if host == "xen" => Address::discover()
+            .context("no xenstore: neither its socket nor /dev/xen/xenbus is there; is this a Xen host?"),
         Some(("sim", dir)) if !dir.is_empty() => Ok(Address::Socket(Path::new(dir).join("xenstored.sock"))),
         _ => bail!("--host is {host:?}: allowed are xen and sim:DIR"),
     }
@@ -286,8 +289,9 @@ impl Daemon {
 
     /// The mailbox of a script's device, which may be a moment older than our knowledge of it.
     async fn script_device(self: &Rc<Self>, path: &str) -> Result<Mailbox, String> {
-        let id = DeviceId::from_backend_path(path)
-            .ok_or_else(|| format!("XENBUS_PATH is {path:?}: allowed are backend/vbd/DOMID/DEVID and backend/vbd3/…"))?;
+        let id = DeviceId::from_backend_path(path).ok_or_else(|| {
+            format!("XENBUS_PATH is {path:?}: allowed are backend/vbd/DOMID/DEVID and backend/vbd3/…")
+        })?;
         let known = async {
             loop {
                 let grown = self.population.notified();
@@ -297,14 +301,17 @@ impl Daemon {
                 grown.await;
             }
         };
-        tokio::time::timeout(SCRIPT_PATIENCE, known).await.map_err(|_| format!("{id}: no such device in xenstore"))
+        tokio::time::timeout(SCRIPT_PATIENCE, known)
+            .await
+            .map_err(|_| format!("{id}: no such device in xenstore"))
     }
 
     async fn restart(&self, device: Option<String>) -> Result<Value, String> {
         let chosen = match device {
             Some(text) => vec![self.find(&text)?],
             None => {
-                let served: Vec<_> = self.rows().iter().filter(|row| row.pid.is_some()).filter_map(Row::id).collect();
+                let served: Vec<_> =
+                    self.rows().iter().filter(|row| row.pid.is_some()).filter_map(Row::id).collect();
                 let devices = self.devices.borrow();
                 served.into_iter().filter_map(|id| Some((id, devices.get(&id)?.clone()))).collect()
             }

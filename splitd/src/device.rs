@@ -23,7 +23,7 @@ use crate::record::Record;
 use crate::report::Report;
 use crate::sharing::Registry;
 use crate::state::State;
-use crate::step::{self, Action, Frontend, Observed, Worker, step};
+use crate::step::{self, Action, Frontend, Worker, step};
 use crate::worker_link::{News, WorkerLink};
 
 mod actions;
@@ -275,8 +275,11 @@ impl Device {
             None => match observe::toolstack(&self.host.store, self.id, self.host.backend).await {
                 Ok(toolstack) => {
                     let serve = &self.host.config.serve;
-                    let ours =
-                        serve.includes(self.id.kind, toolstack.script.as_deref(), toolstack.domain_name.as_deref());
+                    let ours = serve.includes(
+                        self.id.kind,
+                        toolstack.script.as_deref(),
+                        toolstack.domain_name.as_deref(),
+                    );
                     self.toolstack = Some(toolstack);
                     (!ours).then(|| "it is not among those that `serve` in splitd.toml names".to_owned())
                 }
@@ -305,7 +308,8 @@ impl Device {
                 let outcome = match (&self.link, self.worker) {
                     (Some(link), Worker::Serving | Worker::Opened) => {
                         link.say(ToWorker::Refresh);
-                        Ok("the worker looks at its target's size; a change shows in `splitctl show`".to_owned())
+                        Ok("the worker looks at its target's size; a change shows in `splitctl show`"
+                            .to_owned())
                     }
                     _ => Err(format!("{}: no worker serves it", self.id)),
                 };
@@ -337,9 +341,10 @@ impl Device {
                 Ok("tries again".to_owned())
             }
             (_, Worker::Absent) => Ok("no worker; one is started when the guest asks for it".to_owned()),
-            (_, Worker::Opening | Worker::Stopping | Worker::Opened | Worker::Connecting | Worker::Serving) => {
-                Err(format!("{}: its worker is {:?}; try again", self.id, self.worker))
-            }
+            (
+                _,
+                Worker::Opening | Worker::Stopping | Worker::Opened | Worker::Connecting | Worker::Serving,
+            ) => Err(format!("{}: its worker is {:?}; try again", self.id, self.worker)),
         }
     }
 

@@ -53,7 +53,8 @@ impl DeviceId {
     /// hotplug scripts get it (`backend/vbd/5/51712`).
     #[must_use]
     pub fn from_backend_path(path: &str) -> Option<Self> {
-        let mut parts = path.strip_prefix('/').unwrap_or(path).split('/').skip_while(|part| *part != "backend").skip(1);
+        let mut parts =
+            path.strip_prefix('/').unwrap_or(path).split('/').skip_while(|part| *part != "backend").skip(1);
         Self::parse(parts.next()?, parts.next()?, parts.next()?)
     }
 
@@ -66,7 +67,12 @@ impl DeviceId {
     /// Where an error of this device is left, as the kernel's backends do.
     #[must_use]
     pub fn error_path(&self, backend: DomId) -> String {
-        format!("/local/domain/{backend}/error/backend/{}/{}/{}/error", self.kind.name(), self.frontend, self.devid)
+        format!(
+            "/local/domain/{backend}/error/backend/{}/{}/{}/error",
+            self.kind.name(),
+            self.frontend,
+            self.devid
+        )
     }
 
     /// The home of the frontend's domain, outside of which nothing of a frontend is ever looked for.
@@ -191,7 +197,9 @@ mod tests {
         ] {
             assert_eq!(DeviceId::from_backend_path(path), Some(id), "{path}");
         }
-        for path in ["/local/domain/0/backend/vbd/5", "backend/vif/5/0", "backend/vbd/99999/1", "vbd/5/51712", ""] {
+        for path in
+            ["/local/domain/0/backend/vbd/5", "backend/vif/5/0", "backend/vbd/99999/1", "vbd/5/51712", ""]
+        {
             assert_eq!(DeviceId::from_backend_path(path), None, "{path}");
         }
         assert_eq!(DeviceId::from_dir_name(&id.dir_name()), Some(id));

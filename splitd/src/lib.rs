@@ -4,6 +4,7 @@
 pub mod config;
 pub mod control;
 pub mod crashes;
+pub mod ctl;
 pub mod daemon;
 pub mod device;
 pub mod id;

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use xenbus::DomId;
-use xenbus::store::{Error, Store};
+use xenbus::store::{Error, Nodes as View, Store};
 
 use crate::id::{DeviceId, Kind};
 use crate::nodes::{self, BadNode, Choices, Nodes, Offer};
@@ -43,7 +43,7 @@ impl From<Error> for Blind {
 }
 
 /// Reads a node; `None` if there is none.
-pub async fn node(store: &Store, path: &str) -> Result<Option<Vec<u8>>, Error> {
+pub async fn node(store: &View, path: &str) -> Result<Option<Vec<u8>>, Error> {
     match store.read(path).await {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.is_no_entry() => Ok(None),
@@ -89,7 +89,8 @@ pub async fn look(store: &Store, id: DeviceId, backend: DomId) -> Result<Look, B
 fn frontend_path(id: DeviceId, value: Option<&[u8]>) -> Option<String> {
     let path = std::str::from_utf8(value?).ok()?;
     let below = path.strip_prefix(&id.frontend_home())?;
-    (!below.is_empty() && !below.split('/').any(|part| part.is_empty() || part == "..")).then(|| path.to_owned())
+    (!below.is_empty() && !below.split('/').any(|part| part.is_empty() || part == ".."))
+        .then(|| path.to_owned())
 }
 
 /// What the toolstack says of a device; it does not change in a device's life.
@@ -116,7 +117,7 @@ pub struct Toolstack {
 /// Reads what the toolstack says.
 pub async fn toolstack(store: &Store, id: DeviceId, backend: DomId) -> Result<Toolstack, Error> {
     let dir = id.backend_path(backend);
-    let mut text = async |name: &str| -> Result<Option<String>, Error> {
+    let text = async |name: &str| -> Result<Option<String>, Error> {
         let value = node(store, &format!("{dir}/{name}")).await?;
         Ok(value.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     };
@@ -175,7 +176,10 @@ fn target(kind: Kind, params: Option<&str>) -> Result<PathBuf, String> {
         return Err(format!("{path}: a target is an absolute path"));
     }
     if path.len() > PATH_LEN_MAX || path.contains('\0') {
-        return Err(format!("the target's path has {} bytes or a NUL; at most {PATH_LEN_MAX} are allowed", path.len()));
+        return Err(format!(
+            "the target's path has {} bytes or a NUL; at most {PATH_LEN_MAX} are allowed",
+            path.len()
+        ));
     }
     Ok(PathBuf::from(path))
 }
@@ -254,7 +258,9 @@ mod tests {
         assert_eq!(ok(Kind::Vbd3, "aio:/srv/a:b.img"), PathBuf::from("/srv/a:b.img"));
         assert_eq!(ok(Kind::Vbd3, "/srv/a:b.img"), PathBuf::from("/srv/a:b.img"));
         let error = |kind, params| target(kind, params).unwrap_err();
-        assert!(error(Kind::Vbd3, Some("qcow2:/srv/a")).contains("qemu-img convert -O raw /srv/a /srv/a.raw"));
+        assert!(
+            error(Kind::Vbd3, Some("qcow2:/srv/a")).contains("qemu-img convert -O raw /srv/a /srv/a.raw")
+        );
         assert!(error(Kind::Vbd, Some("a.img")).contains("absolute"));
         assert!(error(Kind::Vbd, Some("")).contains("target="));
         assert!(error(Kind::Vbd, None).contains("target="));

@@ -36,10 +36,11 @@ pub fn before_target(config: &Config, toolstack: &Toolstack) -> Pairs {
 #[must_use]
 pub fn with_target(config: &Config, toolstack: &Toolstack, opened: &Opened, barrier: bool) -> Pairs {
     let read_only = toolstack.access == Access::ReadOnly || opened.read_only;
-    let info = [(toolstack.cdrom, INFO_CDROM), (toolstack.removable, INFO_REMOVABLE), (read_only, INFO_READ_ONLY)]
-        .iter()
-        .filter(|(on, _)| *on)
-        .fold(0, |info, (_, bit)| info | bit);
+    let info =
+        [(toolstack.cdrom, INFO_CDROM), (toolstack.removable, INFO_REMOVABLE), (read_only, INFO_READ_ONLY)]
+            .iter()
+            .filter(|(on, _)| *on)
+            .fold(0, |info, (_, bit)| info | bit);
     let mut pairs = vec![
         ("sectors", opened.capacity_sectors.to_string()),
         ("info", info.to_string()),
@@ -117,7 +118,10 @@ mod tests {
         assert_eq!(get(&pairs, "discard-granularity"), None);
         let words = Toolstack { discard: false, ..toolstack() };
         assert_eq!(get(&before_target(&Config::default(), &words), "feature-discard"), Some("0"));
-        assert_eq!(get(&with_target(&Config::default(), &words, &opened(), false), "feature-discard"), Some("0"));
+        assert_eq!(
+            get(&with_target(&Config::default(), &words, &opened(), false), "feature-discard"),
+            Some("0")
+        );
         let target = Opened { read_only: true, ..opened() };
         assert_eq!(get(&with_target(&Config::default(), &toolstack(), &target, false), "info"), Some("4"));
     }

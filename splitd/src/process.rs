@@ -8,6 +8,8 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use worker::message::LISTEN_FD;
 
 use crate::record::Process;
@@ -17,8 +19,7 @@ use crate::record::Process;
 pub struct Handle {
     /// Which.
     pub process: Process,
-    /// Readable once it has ended.
-    pub pidfd: OwnedFd,
+    pidfd: OwnedFd,
     child: RefCell<Option<Child>>,
 }
 
@@ -61,6 +62,13 @@ impl Handle {
             )
         };
         rc == 0
+    }
+
+    /// Becomes readable when it has ended.
+    pub fn end(&self) -> io::Result<AsyncFd<OwnedFd>> {
+        let pidfd = self.pidfd.try_clone()?;
+        // SAFETY: the descriptor is moved in and owned by the AsyncFd alone, open until that is dropped, never exchanged.
+        unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }.map_err(io::Error::from)
     }
 
     /// How it ended; to be asked once `pidfd` is readable. Takes a child of ours out of the process table.

@@ -91,7 +91,10 @@ mod tests {
     fn requests_as_written() {
         for (text, verb) in [
             (r#"{"version":1,"verb":"list"}"#, Verb::List),
-            (r#"{"version":1,"verb":"show","device":"vbd/5/xvda"}"#, Verb::Show { device: "vbd/5/xvda".to_owned() }),
+            (
+                r#"{"version":1,"verb":"show","device":"vbd/5/xvda"}"#,
+                Verb::Show { device: "vbd/5/xvda".to_owned() },
+            ),
             (r#"{"version":1,"verb":"restart","device":null}"#, Verb::Restart { device: None }),
             (
                 r#"{"version":1,"verb":"hotplug_add","path":"backend/vbd/5/51712"}"#,

@@ -55,7 +55,10 @@ impl Record {
             Err(error) => return Err(error),
         };
         if len > LEN_MAX {
-            return Err(io::Error::other(format!("{}: {len} bytes; at most {LEN_MAX} are read", path.display())));
+            return Err(io::Error::other(format!(
+                "{}: {len} bytes; at most {LEN_MAX} are read",
+                path.display()
+            )));
         }
         let record: Self = serde_json::from_slice(&fs::read(&path)?)
             .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;

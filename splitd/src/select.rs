@@ -10,12 +10,15 @@ use crate::report::Row;
 pub fn device(text: &str, rows: &[Row]) -> Result<DeviceId, String> {
     let mut parts = text.splitn(3, '/');
     let (Some(kind), Some(domain), Some(vdev)) = (parts.next(), parts.next(), parts.next()) else {
-        return Err(format!("DEV is {text:?}: allowed are vbd/DOMAIN/VDEV, as in vbd/5/xvda or vbd/web1/51712"));
+        return Err(format!(
+            "DEV is {text:?}: allowed are vbd/DOMAIN/VDEV, as in vbd/5/xvda or vbd/web1/51712"
+        ));
     };
     if !Kind::ALL.iter().any(|k| k.name() == kind) {
         return Err(format!("DEV is {text:?}: the first part may be vbd or vbd3"));
     }
-    let devid = parse_vdev(vdev).ok_or_else(|| format!("DEV is {text:?}: {vdev} is neither a device name nor a number"))?;
+    let devid = parse_vdev(vdev)
+        .ok_or_else(|| format!("DEV is {text:?}: {vdev} is neither a device name nor a number"))?;
     let domid = number(domain.as_bytes()).and_then(|n| u16::try_from(n).ok());
     let found = rows.iter().find(|row| {
         row.kind == kind

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
@@ -56,7 +56,7 @@ impl WorkerLink {
         let stream = UnixStream::connect(socket).await?;
         let (read, write) = stream.into_split();
         let (say, said) = mpsc::unbounded_channel();
-        let pidfd = AsyncFd::with_interest(handle.pidfd.try_clone()?, Interest::READABLE)?;
+        let pidfd = handle.end()?;
         let handle = Rc::new(handle);
         // Written by a task of its own: a worker that does not read must not keep us from hearing of its end.
         tokio::task::spawn_local(speak(write, said));

@@ -32,9 +32,14 @@ struct Arguments {
 fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let under_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // The journal has its own clock.
-    if under_systemd { log.without_time().with_ansi(false).init() } else { log.with_ansi(false).init() }
+    if under_systemd {
+        log.without_time().with_ansi(false).init()
+    } else {
+        log.with_ansi(false).init()
+    }
     let arguments = Arguments::parse();
     let options = Options {
         host: arguments.host,

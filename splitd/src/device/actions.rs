@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{info, warn};
 use worker::message::{Connect, ToWorker, TransferMode};
-use xenbus::store::{Error, Transaction};
+use xenbus::store::{Error, Nodes};
 
 use super::Device;
 use crate::nodes::Offer;
@@ -58,9 +58,9 @@ impl Device {
     /// Writes `pairs` and then `state`, if `state` still is what was seen; false if not.
     async fn write(&self, look: &Look, pairs: &Pairs, state: State) -> Result<bool, String> {
         let Some(seen) = look.observed.backend.and_then(|backend| backend.state) else { return Ok(false) };
-        let dir = self.id.backend_path(self.host.backend);
-        let work = async |tx: &Transaction| -> Result<bool, Error> {
-            let now = observe::node(tx, &format!("{dir}/state")).await?;
+        let dir = &self.id.backend_path(self.host.backend);
+        let work = |tx: Nodes| async move {
+            let now = observe::node(&tx, &format!("{dir}/state")).await?;
             if now.as_deref().and_then(State::parse) != Some(seen) {
                 return Ok(false);
             }
@@ -68,7 +68,7 @@ impl Device {
                 tx.write(&format!("{dir}/{name}"), value.as_bytes()).await?;
             }
             tx.write(&format!("{dir}/state"), state.to_string().as_bytes()).await?;
-            Ok(true)
+            Ok::<bool, Error>(true)
         };
         let written = self.host.store.transaction(work).await.map_err(|trouble| trouble.to_string())?;
         if written && state != seen {

@@ -114,7 +114,9 @@ impl Device {
         self.generation += 1;
         let pid = handle.process.pid;
         info!(device = %self.id, pid, "worker started");
-        let link = WorkerLink::start(handle, &socket, self.generation, self.news.clone()).await.map_err(of_socket)?;
+        let link = WorkerLink::start(handle, &socket, self.generation, self.news.clone())
+            .await
+            .map_err(of_socket)?;
         self.link = Some(link);
         self.worker = Worker::Opening;
         self.kill_at = Some(Instant::now() + OPEN_TIME);

@@ -77,7 +77,10 @@ impl Device {
 
     fn greeted(&mut self, version: u32, phase: Phase, opened: Option<Opened>, connection: Option<u64>) {
         if version + 1 < VERSION || version > VERSION + 1 {
-            self.raise(format!("its worker speaks version {version}, splitd {VERSION}: splitctl restart {}", self.id));
+            self.raise(format!(
+                "its worker speaks version {version}, splitd {VERSION}: splitctl restart {}",
+                self.id
+            ));
         }
         let Some(link) = &self.link else { return };
         if phase == Phase::Started {
@@ -115,7 +118,8 @@ impl Device {
         let Some(record) = &self.record else { return };
         let Some(opened) = &record.opened else { return };
         let access = self.access();
-        let claim = self.host.sharing.borrow_mut().claim(&opened.identity, self.id, &record.open.vm_uuid, access);
+        let claim =
+            self.host.sharing.borrow_mut().claim(&opened.identity, self.id, &record.open.vm_uuid, access);
         if let Err(text) = claim {
             self.raise(format!("{} {text}", self.target_text()));
         }
