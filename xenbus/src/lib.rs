@@ -5,7 +5,13 @@ pub mod hv;
 pub mod ids;
 #[allow(unsafe_code)]
 pub mod memory;
+pub mod path;
 pub mod sim;
+pub mod state;
 pub mod store;
+pub mod vdev;
 
 pub use ids::{DomId, GrantRef, Port};
+pub use path::{Device, DeviceKind};
+pub use state::XenbusState;
+pub use vdev::Vdev;
