@@ -124,7 +124,10 @@ guest_job_done() { guest_run "$1" "test -e /run/$2.status"; }
 guest_job_output() { guest_run "$1" "cat /run/$2.out; exit \$(cat /run/$2.status)"; }
 guest_gone() { ! xl domid "$1" > /dev/null 2>&1; }
 # guest_stop NAME: a shutdown from inside, waited for.
-guest_stop() { xl shutdown -w "$1" > /dev/null 2>&1 || xl destroy "$1"; }
+guest_stop() {
+  xl shutdown "$1"
+  must_within 120 guest_gone "$1"
+}
 
 # ---- the store
 backend_kind() { case $LAB_BACKEND in qdisk) echo qdisk ;; *) echo vbd ;; esac; }

@@ -5,5 +5,6 @@ else
   xenstored --pid-file /run/xenstored.pid
 fi
 for _ in $(seq 600); do xenstore-exists / 2>/dev/null && break; sleep 0.1; done
+mkdir -p /var/log/xen/console
 xen-init-dom0 > /dev/null
-xenconsoled --pid-file=/run/xenconsoled.pid --log=guest --log-dir=/var/log/xen
+xenconsoled --pid-file=/run/xenconsoled.pid --log=guest --log-dir=/var/log/xen/console

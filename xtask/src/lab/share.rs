@@ -63,7 +63,7 @@ pub(crate) fn lay_out(
     Ok(share)
 }
 
-/// `base` with `files` added: an initrd may be several archives, one after the other.
+/// `base` with `files` before it: an initrd may be several archives, one after the other.
 fn initrd(base: &Path, files: &[(&str, PathBuf)], to: &Path) -> Result<()> {
     let dir = to.with_extension("files");
     fs::create_dir_all(&dir)?;
@@ -77,10 +77,10 @@ fn initrd(base: &Path, files: &[(&str, PathBuf)], to: &Path) -> Result<()> {
             .arg(&archive)
             .current_dir(&dir),
     )?;
-    let mut all = fs::read(base)?;
-    // The kernel wants each archive to begin at a multiple of four bytes.
+    // The uncompressed archive goes first: libxl takes a file that begins with gzip for gzip to its end.
+    let mut all = fs::read(&archive)?;
     all.resize(all.len().next_multiple_of(4), 0);
-    all.extend(fs::read(&archive)?);
+    all.extend(fs::read(base)?);
     fs::write(to, all)?;
     fs::remove_file(&archive)?;
     fs::remove_dir_all(&dir)?;
