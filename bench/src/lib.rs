@@ -3,4 +3,5 @@
 
 pub mod fio;
 pub mod report;
+pub mod sim;
 pub mod stats;
