@@ -19,7 +19,7 @@ use xenbus::store::{Address, Changed, Error, Paths, Store};
 use crate::config::Config;
 use crate::control::{self, Answers};
 use crate::device::{Answer, Command, Device, Host, Mailbox};
-use crate::id::{DeviceId, Kind};
+use crate::id::{self, DISKS, DeviceId, Kind};
 use crate::nodes;
 use crate::protocol::Verb;
 use crate::report::Row;
@@ -158,12 +158,12 @@ async fn own_domain(store: &Store) -> DomId {
 
 impl Daemon {
     fn base(&self, kind: Kind) -> String {
-        format!("/local/domain/{}/backend/{}", self.host.backend, kind.name())
+        DeviceId::kind_dir(self.host.backend, kind)
     }
 
     async fn watch(&self) -> anyhow::Result<()> {
-        for kind in Kind::ALL {
-            self.host.store.watch(&self.base(kind), &format!("backend:{}", kind.name())).await?;
+        for kind in DISKS {
+            self.host.store.watch(&self.base(kind), &format!("backend:{}", kind.backend_name())).await?;
         }
         Ok(())
     }
@@ -172,14 +172,15 @@ impl Daemon {
     fn adopt_all(self: &Rc<Self>) {
         let Ok(entries) = std::fs::read_dir(&self.host.run_dir) else { return };
         for entry in entries.flatten() {
-            if let Some(id) = entry.file_name().to_str().and_then(DeviceId::from_dir_name) {
+            let backend = self.host.backend;
+            if let Some(id) = entry.file_name().to_str().and_then(|name| id::from_dir_name(name, backend)) {
                 self.touch(id);
             }
         }
     }
 
     async fn scan(self: &Rc<Self>) {
-        for kind in Kind::ALL {
+        for kind in DISKS {
             if let Err(trouble) = self.scan_kind(kind).await {
                 warn!("{trouble}");
             }
@@ -192,7 +193,7 @@ impl Daemon {
         let base = self.base(kind);
         for domain in self.names(&base).await? {
             for device in self.names(&format!("{base}/{domain}")).await? {
-                if let Some(id) = DeviceId::parse(kind.name(), &domain, &device) {
+                if let Some(id) = id::of_backend_path(&format!("{base}/{domain}/{device}")) {
                     self.touch(id);
                 }
             }
@@ -224,7 +225,7 @@ impl Daemon {
                 warn!(device = %id, "its task failed: {trouble}");
             }
             // The directory may have been made anew while the old device was being forgotten.
-            let path = format!("{}/state", id.backend_path(daemon.host.backend));
+            let path = format!("{}/state", id.backend_dir());
             if daemon.host.store.read(&path).await.is_ok() {
                 daemon.touch(id);
             }
@@ -235,7 +236,8 @@ impl Daemon {
         let mut devices = BTreeSet::new();
         let mut scan = false;
         for change in changes {
-            if let Some(id) = change.token.strip_prefix("frontend:").and_then(DeviceId::from_dir_name) {
+            let frontend = change.token.strip_prefix("frontend:");
+            if let Some(id) = frontend.and_then(|name| id::from_dir_name(name, self.host.backend)) {
                 devices.insert(id);
                 continue;
             }
@@ -243,7 +245,7 @@ impl Daemon {
                 Paths::AllBelow => scan = true,
                 Paths::These(paths) => {
                     for path in paths {
-                        match DeviceId::from_backend_path(&path) {
+                        match id::of_backend_path(&path) {
                             Some(id) => {
                                 devices.insert(id);
                             }
@@ -289,7 +291,10 @@ impl Daemon {
 
     /// The mailbox of a script's device, which may be a moment older than our knowledge of it.
     async fn script_device(self: &Rc<Self>, path: &str) -> Result<Mailbox, String> {
-        let id = DeviceId::from_backend_path(path).ok_or_else(|| {
+        let id = DeviceId::split_xenbus_path(path, self.host.backend)
+            .map(|(id, _)| id)
+            .filter(id::is_disk)
+            .ok_or_else(|| {
             format!("XENBUS_PATH is {path:?}: allowed are backend/vbd/DOMID/DEVID and backend/vbd3/…")
         })?;
         let known = async {

@@ -12,17 +12,16 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{error, info, warn};
 use worker::message::{Opened, ToWorker};
-use xenbus::DomId;
 use xenbus::store::Store;
+use xenbus::{DomId, XenbusState as State};
 
 use crate::config::Config;
 use crate::crashes::{Crashes, Verdict};
-use crate::id::{DeviceId, Kind};
+use crate::id::{self, DeviceId, Kind};
 use crate::observe::{self, Blind, Look, Toolstack};
 use crate::record::Record;
 use crate::report::Report;
 use crate::sharing::Registry;
-use crate::state::State;
 use crate::step::{self, Action, Frontend, Worker, step};
 use crate::worker_link::{News, WorkerLink};
 
@@ -128,7 +127,7 @@ impl Device {
         let (news, heard) = mpsc::channel(64);
         let mailbox = Mailbox { dirty: Rc::new(Notify::new()), commands };
         let device = Self {
-            dir: host.run_dir.join(id.dir_name()),
+            dir: host.run_dir.join(id::dir_name(&id)),
             crashes: Crashes::new(host.config.crash_loop),
             host,
             id,
@@ -215,7 +214,7 @@ impl Device {
     /// What stands in xenstore; what last stood there, and `true`, while the store is away.
     async fn look(&mut self) -> Option<(Look, bool)> {
         self.look_at = None;
-        match timeout(LOOK_TIME, observe::look(&self.host.store, self.id, self.host.backend)).await {
+        match timeout(LOOK_TIME, observe::look(&self.host.store, self.id)).await {
             Ok(Ok(look)) => {
                 self.watch_frontend(look.frontend_path.as_deref()).await;
                 self.last = Some(look.clone());
@@ -265,14 +264,14 @@ impl Device {
     /// Whose device it is can only change while we have nothing to do with it.
     async fn judge_ownership(&mut self, look: &Look) {
         let free = matches!(self.worker, Worker::Absent) && !self.connected();
-        let state = look.observed.backend.and_then(|backend| backend.state);
+        let state = look.observed.backend.map(|backend| backend.state);
         if !free || state.is_none() || (self.decided && state != Some(State::Initialising)) {
             return;
         }
         self.decided = true;
         self.not_ours = match self.kernel_driver() {
             Some(driver) => Some(format!("the kernel's driver {driver} is bound to it")),
-            None => match observe::toolstack(&self.host.store, self.id, self.host.backend).await {
+            None => match observe::toolstack(&self.host.store, self.id).await {
                 Ok(toolstack) => {
                     let serve = &self.host.config.serve;
                     let ours = serve.includes(
@@ -296,7 +295,8 @@ impl Device {
         if self.id.kind != Kind::Vbd {
             return None;
         }
-        let link = self.host.sys_dir.join("bus/xen-backend/devices").join(self.id.dir_name()).join("driver");
+        let link =
+            self.host.sys_dir.join("bus/xen-backend/devices").join(id::dir_name(&self.id)).join("driver");
         let driver = std::fs::read_link(link).ok()?;
         Some(driver.file_name().unwrap_or(driver.as_os_str()).to_string_lossy().into_owned())
     }
@@ -423,11 +423,10 @@ impl Device {
         let observed = self.last.as_ref().map(|look| look.observed);
         let report = Report {
             id: self.id,
-            backend: self.host.backend,
-            state: observed.and_then(|o| o.backend).and_then(|b| b.state),
+            state: observed.and_then(|o| o.backend).map(|b| b.state),
             frontend: observed.map(|o| o.frontend).and_then(|f| match f {
                 Frontend::In(state) => Some(state),
-                Frontend::Gone | Frontend::Malformed => None,
+                Frontend::Gone => None,
             }),
             online: observed.and_then(|o| o.backend).is_some_and(|b| b.online),
             worker: self.worker,
@@ -466,5 +465,5 @@ impl Device {
 
 /// The token under which a frontend's state is watched.
 pub(crate) fn frontend_token(id: DeviceId) -> String {
-    format!("frontend:{}", id.dir_name())
+    format!("frontend:{}", id::dir_name(&id))
 }

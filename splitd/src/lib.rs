@@ -19,7 +19,6 @@ pub mod report;
 pub mod runtime;
 pub mod select;
 pub mod sharing;
-pub mod state;
 pub mod stats;
 pub mod step;
 pub mod worker_link;

@@ -3,13 +3,12 @@
 
 use std::path::PathBuf;
 
-use xenbus::DomId;
 use xenbus::store::{Error, Nodes as View, Store};
+use xenbus::{DomId, XenbusState as State};
 
 use crate::id::{DeviceId, Kind};
 use crate::nodes::{self, BadNode, Choices, Nodes, Offer};
 use crate::sharing::Access;
-use crate::state::State;
 use crate::step::{Backend, Frontend, Observed};
 
 /// The longest `params` that is a path.
@@ -52,11 +51,11 @@ pub async fn node(store: &View, path: &str) -> Result<Option<Vec<u8>>, Error> {
 }
 
 /// Looks at a device.
-pub async fn look(store: &Store, id: DeviceId, backend: DomId) -> Result<Look, Blind> {
-    let dir = id.backend_path(backend);
+pub async fn look(store: &Store, id: DeviceId) -> Result<Look, Blind> {
+    let dir = id.backend_dir();
     let Some(state) = node(store, &format!("{dir}/state")).await? else {
         // A store that was started anew has nothing yet; only where it knows us is a missing device a removed one.
-        if store.directory(&format!("/local/domain/{backend}")).await.is_err() {
+        if store.directory(&format!("/local/domain/{}", id.backend)).await.is_err() {
             return Err(Blind::StoreAway);
         }
         let observed = Observed { backend: None, frontend: Frontend::Gone };
@@ -70,9 +69,11 @@ pub async fn look(store: &Store, id: DeviceId, backend: DomId) -> Result<Look, B
         None => Frontend::Gone,
         Some(path) => match node(store, &format!("{path}/state")).await {
             Ok(None) => Frontend::Gone,
-            Ok(Some(value)) => State::parse(&value).map_or(Frontend::Malformed, Frontend::In),
+            Ok(Some(value)) => Frontend::In(State::parse(&value)),
             // The guest owns its directory and may forbid us to read it, or write what cannot be read.
-            Err(Error::Access { .. } | Error::Invalid { .. } | Error::Quota { .. }) => Frontend::Malformed,
+            Err(Error::Access { .. } | Error::Invalid { .. } | Error::Quota { .. }) => {
+                Frontend::In(State::Unknown)
+            }
             Err(other) => return Err(other.into()),
         },
     };
@@ -85,10 +86,15 @@ pub async fn look(store: &Store, id: DeviceId, backend: DomId) -> Result<Look, B
     Ok(Look { observed: Observed { backend: Some(backend), frontend }, frontend_path })
 }
 
+/// The guest's home, outside of which nothing of a frontend is ever looked for.
+fn home(id: DeviceId) -> String {
+    format!("/local/domain/{}/", id.frontend)
+}
+
 /// The frontend's directory, as the toolstack wrote it; never one outside of the guest's home.
 fn frontend_path(id: DeviceId, value: Option<&[u8]>) -> Option<String> {
     let path = std::str::from_utf8(value?).ok()?;
-    let below = path.strip_prefix(&id.frontend_home())?;
+    let below = path.strip_prefix(&home(id))?;
     (!below.is_empty() && !below.split('/').any(|part| part.is_empty() || part == ".."))
         .then(|| path.to_owned())
 }
@@ -115,8 +121,8 @@ pub struct Toolstack {
 }
 
 /// Reads what the toolstack says.
-pub async fn toolstack(store: &Store, id: DeviceId, backend: DomId) -> Result<Toolstack, Error> {
-    let dir = id.backend_path(backend);
+pub async fn toolstack(store: &Store, id: DeviceId) -> Result<Toolstack, Error> {
+    let dir = id.backend_dir();
     let text = async |name: &str| -> Result<Option<String>, Error> {
         let value = node(store, &format!("{dir}/{name}")).await?;
         Ok(value.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
@@ -132,7 +138,7 @@ pub async fn toolstack(store: &Store, id: DeviceId, backend: DomId) -> Result<To
         "w!" | "!" => Access::Shared,
         _ => Access::ReadOnly,
     };
-    let home = id.frontend_home();
+    let home = home(id);
     let vm = node(store, &format!("{home}vm")).await?;
     let name = node(store, &format!("{home}name")).await?;
     Ok(Toolstack {
@@ -232,7 +238,7 @@ mod tests {
     /// X15: a frontend path that leads elsewhere (XSA-175's class) is no frontend.
     #[test]
     fn frontends_live_in_their_own_home() {
-        let id = DeviceId { frontend: DomId(5), devid: 51712, kind: Kind::Vbd };
+        let id = DeviceId { backend: DomId(0), frontend: DomId(5), devid: 51712, kind: Kind::Vbd };
         let good = b"/local/domain/5/device/vbd/51712".as_slice();
         assert_eq!(frontend_path(id, Some(good)).as_deref(), Some("/local/domain/5/device/vbd/51712"));
         for bad in [

@@ -1,18 +1,16 @@
 //! What `splitctl` is told about a device: a snapshot without pointers into anything live, and its JSON. Knows nothing of tables.
 
 use serde::{Deserialize, Serialize};
-use xenbus::DomId;
+use xenbus::{Vdev, XenbusState as State};
 
-use crate::id::{DeviceId, vdev_name};
+use crate::id::DeviceId;
 use crate::record::Record;
-use crate::state::State;
 use crate::step::Worker;
 
 /// A device's task publishes this after every change.
 #[derive(Clone, Debug)]
 pub struct Report {
     pub(crate) id: DeviceId,
-    pub(crate) backend: DomId,
     pub(crate) state: Option<State>,
     pub(crate) frontend: Option<State>,
     pub(crate) online: bool,
@@ -88,12 +86,12 @@ impl Report {
         let first = connect.and_then(|connect| connect.queues.first());
         Row {
             device: self.id.to_string(),
-            kind: self.id.kind.name().to_owned(),
+            kind: self.id.kind.backend_name().to_owned(),
             domid: self.id.frontend.0,
             domain: self.domain_name.clone(),
             devid: self.id.devid,
-            vdev: vdev_name(self.id.devid),
-            backend: self.backend.0,
+            vdev: Vdev(self.id.devid).to_string(),
+            backend: self.id.backend.0,
             state: self.state.map(State::number),
             frontend_state: self.frontend.map(State::number),
             online: self.online,
@@ -107,7 +105,7 @@ impl Report {
             queues: connect.map_or(0, |connect| connect.queues.len()),
             event_channel: first.map(|queue| queue.port),
             ring_ref: first.and_then(|queue| queue.ring_refs.first().copied()),
-            backend_path: self.id.backend_path(self.backend),
+            backend_path: self.id.backend_dir(),
             restarts: self.restarts,
             alarm: self.alarm.clone(),
             not_served: self.not_ours.clone(),

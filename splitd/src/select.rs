@@ -1,8 +1,8 @@
 //! Finding the device that an operator means: `vbd/5/xvda`, `vbd/5/51712`, `vbd/web1/xvda`. Pure. Knows nothing of sockets.
 
-use xenbus::DomId;
+use xenbus::{DomId, Vdev};
 
-use crate::id::{DeviceId, Kind, parse_vdev};
+use crate::id::{DISKS, DeviceId};
 use crate::nodes::number;
 use crate::report::Row;
 
@@ -14,11 +14,10 @@ pub fn device(text: &str, rows: &[Row]) -> Result<DeviceId, String> {
             "DEV is {text:?}: allowed are vbd/DOMAIN/VDEV, as in vbd/5/xvda or vbd/web1/51712"
         ));
     };
-    if !Kind::ALL.iter().any(|k| k.name() == kind) {
+    if !DISKS.iter().any(|k| k.backend_name() == kind) {
         return Err(format!("DEV is {text:?}: the first part may be vbd or vbd3"));
     }
-    let devid = parse_vdev(vdev)
-        .ok_or_else(|| format!("DEV is {text:?}: {vdev} is neither a device name nor a number"))?;
+    let Vdev(devid) = vdev.parse().map_err(|error| format!("DEV is {text:?}: {error}"))?;
     let domid = number(domain.as_bytes()).and_then(|n| u16::try_from(n).ok());
     let found = rows.iter().find(|row| {
         row.kind == kind
@@ -32,7 +31,7 @@ impl Row {
     /// Its device.
     #[must_use]
     pub fn id(&self) -> Option<DeviceId> {
-        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == self.kind)?;
-        Some(DeviceId { frontend: DomId(self.domid), devid: self.devid, kind })
+        let kind = DISKS.into_iter().find(|kind| kind.backend_name() == self.kind)?;
+        Some(DeviceId { backend: DomId(self.backend), frontend: DomId(self.domid), devid: self.devid, kind })
     }
 }

@@ -72,7 +72,7 @@ mod tests {
     use xenbus::DomId;
 
     fn device(domain: u16) -> DeviceId {
-        DeviceId { frontend: DomId(domain), devid: 51712, kind: Kind::Vbd }
+        DeviceId { backend: DomId(0), frontend: DomId(domain), devid: 51712, kind: Kind::Vbd }
     }
 
     /// Scenario 25, and 24 for the machine that meets itself during a migration.

@@ -21,7 +21,7 @@
 //! State 2 is never left before `hotplug-status` is `connected` (or `online` is 0): the toolstack re-reads the node when
 //! its watch fires, and would miss it. Closing and Closed are never written for a trouble of our own.
 
-use crate::state::State;
+use xenbus::XenbusState as State;
 
 /// What xenstore says now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +35,8 @@ pub struct Observed {
 /// What matters of the backend directory, which only the toolstack, its script and we write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backend {
-    /// `state`; `None` for anything that is no state.
-    pub state: Option<State>,
+    /// `state`
+    pub state: State,
     /// `online`: the device is to stay.
     pub online: bool,
     /// `hotplug-status` is `connected`: the script ran, so the toolstack has seen our 2.
@@ -50,9 +50,7 @@ pub struct Backend {
 pub enum Frontend {
     /// No `state` node.
     Gone,
-    /// Something that is no state.
-    Malformed,
-    /// A state.
+    /// What stands there; anything that is no state is `Unknown`, which Linux takes for closed, and so do we.
     In(State),
 }
 
@@ -113,8 +111,6 @@ pub enum Action {
     FollowClosing,
     /// End the worker.
     Stop,
-    /// The frontend's state is nonsense while it is served: hold that against it.
-    Accuse,
     /// Error node, state 5.
     Fail,
     /// State 6.
@@ -132,7 +128,7 @@ pub fn step(seen: &Observed, device: &Device) -> Action {
     if !device.ours {
         return Action::Wait;
     }
-    let Some(state) = backend.state else { return Action::Wait };
+    let state = backend.state;
     if device.violation && state != State::Closed {
         let verdict = if state == State::Closing { Action::Close } else { Action::Fail };
         return leave(device, verdict);
@@ -181,7 +177,7 @@ fn offered(seen: &Observed, backend: Backend, device: &Device) -> Action {
             Worker::Absent if backend.script_done && !device.backoff => Action::Launch,
             _ => Action::Wait,
         },
-        Frontend::In(_) | Frontend::Malformed => Action::Wait,
+        Frontend::In(_) => Action::Wait,
     }
 }
 
@@ -202,7 +198,6 @@ fn connected(seen: &Observed, backend: Backend, device: &Device) -> Action {
         Frontend::In(State::Closing) => Action::FollowClosing,
         Frontend::In(State::Initialising) if backend.online => leave(device, Action::Introduce),
         Frontend::In(State::Initialising) => leave(device, Action::Close),
-        Frontend::Malformed if device.worker == Worker::Serving => Action::Accuse,
         _ => match serve_on(device) {
             Action::Wait if device.worker == Worker::Serving => {
                 match (backend.sectors, device.capacity_sectors) {

@@ -53,7 +53,14 @@ impl WorkerLink {
         generation: u64,
         news: mpsc::Sender<(u64, News)>,
     ) -> io::Result<Self> {
-        let stream = UnixStream::connect(socket).await?;
+        let stream = match UnixStream::connect(socket).await {
+            Ok(stream) => stream,
+            Err(trouble) => {
+                // Nobody could ever talk to it.
+                handle.kill();
+                return Err(trouble);
+            }
+        };
         let (read, write) = stream.into_split();
         let (say, said) = mpsc::unbounded_channel();
         let pidfd = handle.end()?;

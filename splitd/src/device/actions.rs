@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{info, warn};
 use worker::message::{Connect, ToWorker, TransferMode};
+use xenbus::XenbusState as State;
 use xenbus::store::{Error, Nodes};
 
 use super::Device;
@@ -13,7 +14,6 @@ use crate::nodes::Offer;
 use crate::observe::{self, Look, Unusable};
 use crate::offer::{self, Pairs};
 use crate::sharing::Access;
-use crate::state::State;
 use crate::step::{Action, Worker};
 
 /// How long a worker without a frontend may take to end, and one with a frontend whose directory is gone anyway.
@@ -37,10 +37,6 @@ impl Device {
                 self.stop(look);
                 Ok(())
             }
-            Action::Accuse => {
-                self.violation = Some("state is no XenbusState: allowed are 1 to 6".to_owned());
-                Ok(())
-            }
             Action::Fail => self.fail(look).await,
             Action::Close => self.close(look).await,
             Action::Orphan => {
@@ -57,17 +53,17 @@ impl Device {
 
     /// Writes `pairs` and then `state`, if `state` still is what was seen; false if not.
     async fn write(&self, look: &Look, pairs: &Pairs, state: State) -> Result<bool, String> {
-        let Some(seen) = look.observed.backend.and_then(|backend| backend.state) else { return Ok(false) };
-        let dir = &self.id.backend_path(self.host.backend);
+        let Some(seen) = look.observed.backend.map(|backend| backend.state) else { return Ok(false) };
+        let dir = &self.id.backend_dir();
         let work = |tx: Nodes| async move {
             let now = observe::node(&tx, &format!("{dir}/state")).await?;
-            if now.as_deref().and_then(State::parse) != Some(seen) {
+            if now.as_deref().map(State::parse) != Some(seen) {
                 return Ok(false);
             }
             for (name, value) in pairs {
                 tx.write(&format!("{dir}/{name}"), value.as_bytes()).await?;
             }
-            tx.write(&format!("{dir}/state"), state.to_string().as_bytes()).await?;
+            tx.write(&format!("{dir}/state"), state.to_value().as_bytes()).await?;
             Ok::<bool, Error>(true)
         };
         let written = self.host.store.transaction(work).await.map_err(|trouble| trouble.to_string())?;
@@ -92,9 +88,8 @@ impl Device {
     }
 
     async fn introduce(&mut self, look: &Look) -> Result<(), String> {
-        let toolstack = observe::toolstack(&self.host.store, self.id, self.host.backend)
-            .await
-            .map_err(|trouble| trouble.to_string())?;
+        let toolstack =
+            observe::toolstack(&self.host.store, self.id).await.map_err(|trouble| trouble.to_string())?;
         let pairs = offer::before_target(&self.host.config, &toolstack);
         self.toolstack = Some(toolstack);
         if self.write(look, &pairs, State::InitWait).await? {
@@ -163,7 +158,7 @@ impl Device {
         let (Some(toolstack), Some(opened)) = (&self.toolstack, self.opened()) else {
             return Err("connected without knowing its target".to_owned());
         };
-        let pairs = if look.observed.backend.is_some_and(|b| b.state == Some(State::Connected)) {
+        let pairs = if look.observed.backend.is_some_and(|b| b.state == State::Connected) {
             info!(device = %self.id, "resized to {} sectors", opened.capacity_sectors);
             vec![("sectors", opened.capacity_sectors.to_string())]
         } else {
@@ -201,7 +196,7 @@ impl Device {
     async fn fail(&mut self, look: &Look) -> Result<(), String> {
         let reason = self.violation.clone().unwrap_or_default();
         warn!(device = %self.id, "the frontend broke the protocol: {reason}");
-        let path = self.id.error_path(self.host.backend);
+        let path = self.id.error_node();
         let text = format!("{EINVAL} {reason}");
         self.host.store.write(&path, text.as_bytes()).await.map_err(|trouble| trouble.to_string())?;
         self.error_written = true;
@@ -209,7 +204,7 @@ impl Device {
     }
 
     pub(super) async fn remove_error_node(&mut self) {
-        let path = self.id.error_path(self.host.backend);
+        let path = self.id.error_node();
         let dir = path.trim_end_matches("/error");
         match self.host.store.remove(dir).await {
             Err(trouble) if !trouble.is_no_entry() => warn!(device = %self.id, "{trouble}"),

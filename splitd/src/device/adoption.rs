@@ -28,7 +28,7 @@ impl Device {
                 return;
             }
         };
-        let toolstack = observe::toolstack(&self.host.store, self.id, self.host.backend).await;
+        let toolstack = observe::toolstack(&self.host.store, self.id).await;
         let same_guest = match &toolstack {
             Ok(toolstack) => toolstack.vm_uuid == record.open.vm_uuid,
             Err(trouble) => {

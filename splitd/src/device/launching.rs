@@ -55,9 +55,8 @@ impl Device {
     }
 
     async fn launch(&mut self) -> Result<(), String> {
-        let toolstack = observe::toolstack(&self.host.store, self.id, self.host.backend)
-            .await
-            .map_err(|trouble| trouble.to_string())?;
+        let toolstack =
+            observe::toolstack(&self.host.store, self.id).await.map_err(|trouble| trouble.to_string())?;
         let open = self.open(&toolstack)?;
         self.toolstack = Some(toolstack);
         self.record = Some(Record::new(open));

@@ -1,9 +1,11 @@
 //! What a worker's news mean for its device.
 
+use tokio::time::Instant;
 use tracing::{info, warn};
 use worker::message::{Fault, FromWorker, Opened, Phase, ToWorker, VERSION};
 
 use super::Device;
+use super::launching::OPEN_TIME;
 use crate::step::Worker;
 use crate::worker_link::News;
 
@@ -84,10 +86,11 @@ impl Device {
         }
         let Some(link) = &self.link else { return };
         if phase == Phase::Started {
-            if let Some(record) = &self.record
-                && self.worker == Worker::Opening
-            {
+            // Also one that an earlier splitd started and then died before it could say so.
+            if let Some(record) = &self.record {
                 link.say(ToWorker::Open(record.open.clone()));
+                self.worker = Worker::Opening;
+                self.kill_at = Some(Instant::now() + OPEN_TIME);
             }
             return;
         }

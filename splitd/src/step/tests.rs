@@ -13,7 +13,7 @@ const WORKERS: [Worker; 7] = [
 ];
 
 fn frontends() -> Vec<Frontend> {
-    let mut all = vec![Frontend::Gone, Frontend::Malformed];
+    let mut all = vec![Frontend::Gone];
     all.extend(State::ALL.map(Frontend::In));
     all
 }
@@ -21,7 +21,7 @@ fn frontends() -> Vec<Frontend> {
 /// Every input there is, but for numbers, of which equal and unequal matter.
 fn everything() -> Vec<(Observed, Device)> {
     let mut backends = vec![None];
-    for state in State::ALL.map(Some).into_iter().chain([None]) {
+    for state in State::ALL {
         for bits in 0..4 {
             backends.push(Some(Backend {
                 state,
@@ -83,7 +83,7 @@ fn a_ready_frontend_is_never_closed_for_our_own_trouble() {
         else {
             continue;
         };
-        if device.violation || !matches!(backend.state, Some(State::InitWait | State::Connected)) {
+        if device.violation || !matches!(backend.state, State::InitWait | State::Connected) {
             continue;
         }
         let action = step(&seen, &device);
@@ -113,8 +113,7 @@ fn no_worker_is_launched_before_its_script_ran() {
 #[test]
 fn state_2_is_held_until_the_script_is_done() {
     for (seen, device) in everything() {
-        let Some(Backend { state: Some(State::InitWait), online: true, script_done: false, .. }) =
-            seen.backend
+        let Some(Backend { state: State::InitWait, online: true, script_done: false, .. }) = seen.backend
         else {
             continue;
         };
@@ -137,7 +136,7 @@ fn a_living_worker_is_ended_before_anything_is_closed_or_begun_anew() {
         let action = step(&seen, &device);
         if !alive(device.worker) {
             assert_ne!(action, Action::Stop, "{seen:?} {device:?}");
-        } else if seen.backend.and_then(|b| b.state) != Some(State::Initialising) {
+        } else if seen.backend.map(|b| b.state) != Some(State::Initialising) {
             assert!(
                 !matches!(
                     action,
@@ -153,7 +152,7 @@ fn a_living_worker_is_ended_before_anything_is_closed_or_begun_anew() {
 fn apply(action: Action, seen: &mut Observed, device: &mut Device) {
     let set = |seen: &mut Observed, state| {
         if let Some(b) = &mut seen.backend {
-            b.state = Some(state);
+            b.state = state;
         }
     };
     match action {
@@ -173,7 +172,6 @@ fn apply(action: Action, seen: &mut Observed, device: &mut Device) {
         }
         Action::FollowClosing | Action::Fail => set(seen, State::Closing),
         Action::Stop => (device.worker, device.connection) = (Worker::Absent, false),
-        Action::Accuse => device.violation = true,
         Action::Close => {
             set(seen, State::Closed);
             *device = Device { worker: Worker::Absent, connection: false, violation: false, ..*device };
@@ -210,7 +208,7 @@ impl Story {
         Self {
             seen: Observed {
                 backend: Some(Backend {
-                    state: Some(State::Initialising),
+                    state: State::Initialising,
                     online: true,
                     script_done: false,
                     sectors: None,
@@ -264,8 +262,8 @@ impl Story {
     fn toolstack_detaches(&mut self) {
         let backend = self.seen.backend.as_mut().unwrap();
         backend.online = false;
-        if backend.state != Some(State::Closed) {
-            backend.state = Some(State::Closing);
+        if backend.state != State::Closed {
+            backend.state = State::Closing;
         }
     }
 }
