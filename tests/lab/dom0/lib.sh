@@ -179,7 +179,11 @@ verify_everything() {
 
 # ---- the store
 backend_kind() { case $LAB_BACKEND in qdisk) echo qdisk ;; *) echo vbd ;; esac; }
-vdev_number() { local letter=${1:3:1}; echo $((51712 + 16 * ($(printf '%d' "'$letter") - 97))); }
+# vdev_number xvdX: as Xen numbers it; from the 17th disk on in the extended form.
+vdev_number() {
+  local index=$(($(printf '%d' "'${1:3:1}") - 97))
+  if [ $index -lt 16 ]; then echo $((51712 + 16 * index)); else echo $((268435456 + 256 * index)); fi
+}
 # backend_path NAME VDEV, frontend_path NAME VDEV
 backend_path() { echo "/local/domain/0/backend/$(backend_kind)/$(xl domid "$1")/$(vdev_number "$2")"; }
 frontend_path() { echo "/local/domain/$(xl domid "$1")/device/vbd/$(vdev_number "$2")"; }
@@ -216,7 +220,7 @@ splitd_serves_all() {
 evidence() {
   local to=/host/evidence/$1
   mkdir -p "$to"
-  cp /run/lab/scenario.log "$to/" 2>/dev/null
+  cp "/host/logs/$1.log" "$to/scenario.log" 2>/dev/null
   cp -r "$CONSOLES" "$to/" 2>/dev/null
   cp /var/log/xen/*.log /var/log/splitd.log "$to/" 2>/dev/null
   xenstore-ls -fp > "$to/xenstore.txt" 2>&1
