@@ -18,11 +18,10 @@ const PROGRAMS: [(&str, &str); 3] = [
 ];
 
 /// (file in the tree, where it is installed, its mode).
-const FILES: [(&str, &str, u32); 4] = [
+const FILES: [(&str, &str, u32); 3] = [
     ("dist/splitd.toml", "etc/splitd/splitd.toml", 0o644),
     ("dist/block-splitd", "etc/xen/scripts/block-splitd", 0o755),
     ("dist/splitd.service", "usr/lib/systemd/system/splitd.service", 0o644),
-    ("dist/deb/lintian-overrides", "usr/share/lintian/overrides/splitd", 0o644),
 ];
 
 /// (manual page in the tree, its section); installed compressed.
@@ -74,7 +73,7 @@ fn documents(root: &Path, tree: &Path, version: &str) -> Result<()> {
     let doc = tree.join("usr/share/doc/splitd");
     install(&root.join("dist/deb/copyright"), &doc.join("copyright"), 0o644)?;
     let changelog = format!(
-        "splitd ({version}) unstable; urgency=medium\n\n  * Built from the source tree.\n\n -- The splitd developers <splitd@localhost>  Thu, 01 Jan 2026 00:00:00 +0000\n"
+        "splitd ({version}) unstable; urgency=medium\n\n  * Built from the source tree.\n\n -- The splitd developers <maintainers@splitd.invalid>  Thu, 01 Jan 2026 00:00:00 +0000\n"
     );
     fs::write(doc.join("changelog"), changelog)?;
     compress(&doc.join("changelog"))?;
@@ -100,7 +99,7 @@ fn control(root: &Path, tree: &Path, version: &str) -> Result<()> {
         template.replace("@VERSION@", version).replace("@KIB@", &kib.to_string()),
     )?;
     fs::write(debian.join("conffiles"), "/etc/splitd/splitd.toml\n/etc/xen/scripts/block-splitd\n")?;
-    for script in ["preinst", "postinst", "prerm", "postrm"] {
+    for script in ["postinst", "prerm", "postrm"] {
         install(&root.join("dist/deb").join(script), &debian.join(script), 0o755)?;
     }
     command::run(Command::new("bash").current_dir(tree).args([

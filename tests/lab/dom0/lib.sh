@@ -129,15 +129,74 @@ guest_stop() {
   must_within 120 guest_gone "$1"
 }
 
+# milliseconds COMMAND…: how long it took, in MS; its status is kept.
+milliseconds() {
+  local began status=0
+  began=$(date +%s%N)
+  "$@" || status=$?
+  MS=$((($(date +%s%N) - began) / 1000000))
+  return $status
+}
+# attach NAME VDEV TARGET [OPTION…], detach NAME VDEV: hot plug, waited for on both sides.
+attach() {
+  local name=$1 vdev=$2
+  xl block-attach "$name" "$(disk "${@:2}")" || fail "xl block-attach $name $vdev failed"
+  must_within 60 node_is "$(frontend_path "$name" "$vdev")/state" 4
+}
+detach() {
+  local back front
+  back=$(backend_path "$1" "$2") front=$(frontend_path "$1" "$2")
+  xl block-detach "$1" "$2" || fail "xl block-detach $1 $2 failed"
+  must_within 30 absent "$back"
+  must_within 30 absent "$front"
+}
+# guest_kernel_quiet NAME: no complaint of the guest's kernel about any disk.
+guest_kernel_quiet() {
+  local said
+  said=$(guest_run "$1" 'dmesg | grep -i -E "i/o error|blkfront.*(error|fail)|xvd.*(error|fail)|EXT4-fs error|blocked for more" || true')
+  [ -z "$said" ] || fail "guest $1: $said"
+}
+# verify NAME DEVICE FIO-OPTION…: a bounded run of fio that checks every byte it wrote.
+VERIFY="fio --name=verify --ioengine=libaio --direct=1 --verify=crc32c --verify_fatal=1 --verify_backlog=256 --randrepeat=1"
+verify() {
+  local name=$1 device=$2 said
+  shift 2
+  said=$(RUN_SECONDS=${RUN_SECONDS:-900} guest_run "$name" "$VERIFY --filename=$device $* 2>&1") || fail "fio: $(tail -3 <<< "$said")"
+  grep -q 'err= 0' <<< "$said" || fail "fio: $(grep -m1 'err=' <<< "$said")"
+}
+
+# verify_everything NAME: on its xvdb, small requests on every queue, large ones, then writes with discards between.
+verify_everything() {
+  local said
+  must_within 60 guest_run "$1" 'test -b /dev/xvdb'
+  verify "$1" /dev/xvdb --rw=randwrite --bs=4k --iodepth=32 --numjobs=4 --size=8M --offset_increment=16M --group_reporting
+  verify "$1" /dev/xvdb --rw=write --bs=1M --iodepth=4 --size=64M --offset=64M
+  said=$(RUN_SECONDS=900 guest_run "$1" "fio --name=trim --ioengine=libaio --direct=1 --filename=/dev/xvdb --rw=trimwrite --bs=64k --iodepth=8 --size=32M --offset=128M 2>&1") || fail "fio with discards: $(tail -3 <<< "$said")"
+  grep -q 'err= 0' <<< "$said" || fail "fio with discards: $(grep -m1 'err=' <<< "$said")"
+  verify "$1" /dev/xvdb --rw=randwrite --bs=16k --iodepth=16 --size=32M --offset=128M
+  guest_kernel_quiet "$1"
+}
+
 # ---- the store
 backend_kind() { case $LAB_BACKEND in qdisk) echo qdisk ;; *) echo vbd ;; esac; }
-vdev_number() { local letter=${1:3:1}; echo $((51712 + 16 * ($(printf '%d' "'$letter") - 97))); }
+# vdev_number xvdX: as Xen numbers it; from the 17th disk on in the extended form.
+vdev_number() {
+  local index=$(($(printf '%d' "'${1:3:1}") - 97))
+  if [ $index -lt 16 ]; then echo $((51712 + 16 * index)); else echo $((268435456 + 256 * index)); fi
+}
 # backend_path NAME VDEV, frontend_path NAME VDEV
 backend_path() { echo "/local/domain/0/backend/$(backend_kind)/$(xl domid "$1")/$(vdev_number "$2")"; }
 frontend_path() { echo "/local/domain/$(xl domid "$1")/device/vbd/$(vdev_number "$2")"; }
 node() { xenstore-read "$1" 2>/dev/null; }
 node_is() { [ "$(node "$1")" = "$2" ]; }
 absent() { ! xenstore-exists "$1"; }
+
+# grants_mapped: how many grants of guests Xen knows as mapped by dom0.
+grants_mapped() {
+  xl debug-keys g
+  xl dmesg -c | awk '/gnttab_usage_print_all \[ key/ {n = 0} /^\(XEN\) *\[ *[0-9]+\]/ && !/0x000000/ {n++} END {print n + 0}'
+}
+note() { echo "NOTE $*" >> /host/results; }
 
 # ---- splitd
 splitd_answers() { splitctl list > /dev/null 2>&1; }
@@ -147,13 +206,21 @@ splitd_start() {
 }
 splitd_stopped() { ! pgrep -x splitd > /dev/null; }
 splitd_stop() { pkill -x splitd; wait_for 10 splitd_stopped || { pkill -9 -x splitd; wait_for 10 splitd_stopped; }; }
-workers() { pgrep -x blkback; }
+workers() { pgrep -x blkback || true; }
+# splitd_serves_all: what an operator writes who moves a host with its xl.cfg lines as they are.
+splitd_serves_all() {
+  [ "$LAB_BACKEND" = splitd ] || return 0
+  grep -q '^serve = "all"' /etc/splitd/splitd.toml && return 0
+  echo 'serve = "all"' >> /etc/splitd/splitd.toml
+  splitd_stop
+  splitd_start
+}
 
 # evidence NAME: what a reader needs to see why scenario NAME failed.
 evidence() {
   local to=/host/evidence/$1
   mkdir -p "$to"
-  cp /run/lab/scenario.log "$to/" 2>/dev/null
+  cp "/host/logs/$1.log" "$to/scenario.log" 2>/dev/null
   cp -r "$CONSOLES" "$to/" 2>/dev/null
   cp /var/log/xen/*.log /var/log/splitd.log "$to/" 2>/dev/null
   xenstore-ls -fp > "$to/xenstore.txt" 2>&1

@@ -4,7 +4,7 @@
 report() { echo "$*" >> /host/results; }
 
 report "UP $(cut -d' ' -f1 /proc/uptime)"
-mkdir -p /run/lab /host/evidence
+mkdir -p /run/lab /host/evidence /host/logs
 if ! bash /host/dom0/prepare.sh > /run/lab/prepare.log 2>&1; then
   cp /run/lab/prepare.log /host/evidence/
   report "FAILED preparing the $LAB_BACKEND backend: $(tail -1 /run/lab/prepare.log)"
@@ -19,10 +19,10 @@ else
       echo "LAB START $name"
       began=$SECONDS
       rm -f /run/lab/reason
-      timeout -k 10 "$limit" bash /host/dom0/run-one.sh "$name" > /run/lab/scenario.log 2>&1
+      timeout -k 10 "$limit" bash /host/dom0/run-one.sh "$name" > /host/logs/$name.log 2>&1
       status=$?
       if [ $status = 124 ] || [ $status = 137 ]; then echo "not done after $limit s" > /run/lab/reason; fi
-      bash /host/dom0/clean-up.sh "$name" "$status" >> /run/lab/scenario.log 2>&1 || status=1
+      bash /host/dom0/clean-up.sh "$name" "$status" >> /host/logs/$name.log 2>&1 || status=1
       if [ $status = 0 ]; then
         report "SCENARIO $name ok $((SECONDS - began))"
       else

@@ -1,0 +1,17 @@
+# says: xl.cfg lines as hosts have them today, 'phy:/dev/…,xvda,w' and 'file:/…,xvdb,w', by the stock block script
+# acceptance: 2
+# backends: splitd kernel
+scenario() {
+  local volume file
+  volume=$(volume root 600)
+  dd if=/lab/guest-root.img of="$volume" bs=1M conv=sparse status=none
+  file=$(image data 64)
+  splitd_serves_all
+  guest_start g "phy:$volume,xvda,w" "file:$file,xvdb,w"
+  expect "physical-device of the volume" xenstore-exists "$(backend_path g xvda)/physical-device"
+  guest_run g 'echo on-the-file | dd of=/dev/xvdb bs=512 conv=sync oflag=direct 2>/dev/null'
+  [ "$(head -c 11 "$file")" = on-the-file ] || fail "what the guest wrote to xvdb is not in $file"
+  [ "$LAB_BACKEND" != splitd ] || [ "$(workers | wc -l)" = 2 ] || fail "$(workers | wc -l) workers for two disks"
+  guest_kernel_quiet g
+  guest_stop g
+}

@@ -1,0 +1,18 @@
+# says: xl destroy under full I/O: gone at once, no zombie, and what the guest saw completed is in the image
+# acceptance: 20
+# core: yes
+scenario() {
+  local file id
+  file=$(image data 64)
+  guest_start g "$(disk xvda "$(root_image g)")" "$(disk xvdb "$file")"
+  must_within 60 guest_run g 'test -b /dev/xvdb'
+  guest_run g 'echo completed | dd of=/dev/xvdb bs=512 seek=100000 conv=sync oflag=direct 2>/dev/null'
+  guest_job g load "fio --name=load --ioengine=libaio --direct=1 --filename=/dev/xvdb --size=32M --rw=randwrite --bs=4k --iodepth=32 --time_based --runtime=600"
+  must_within 60 sh -c "[ \$(du -k $file | cut -f1) -gt 1000 ]"
+  id=$(xl domid g)
+  milliseconds xl destroy g || fail "xl destroy failed"
+  [ "$MS" -lt 8000 ] || fail "xl destroy took $MS ms"
+  must_within 10 eval '! xl list | grep -q -e "(null)" -e "^g "'
+  must_within 10 absent "/local/domain/0/backend/$(backend_kind)/$id"
+  [ "$(dd if="$file" bs=512 skip=100000 count=1 status=none | head -c 9)" = completed ] || fail "a completed write is not in the image"
+}

@@ -1,0 +1,17 @@
+# says: block-detach of an idle disk: closes in order, its directories are gone, its worker ended
+# acceptance: 11
+# core: yes
+scenario() {
+  local back front
+  guest_start g "$(disk xvda "$(root_image g)")"
+  attach g xvdb "$(image data 16)"
+  back=$(backend_path g xvdb) front=$(frontend_path g xvdb)
+  milliseconds xl block-detach g xvdb || fail "xl block-detach failed"
+  [ "$MS" -lt 5000 ] || fail "detach of an idle disk took $MS ms"
+  must_within 10 absent "$back"
+  must_within 10 absent "$front"
+  must_within 10 absent "/libxl/$(xl domid g)/device/vbd/$(vdev_number xvdb)"
+  must_within 30 guest_run g '! test -e /dev/xvdb'
+  [ "$LAB_BACKEND" != splitd ] || must_within 10 eval '[ "$(workers | wc -l)" = 1 ]'
+  guest_stop g
+}

@@ -1,0 +1,14 @@
+# says: create with a target that is not there is refused at once, in words that name it, and leaves nothing
+# acceptance: 4
+# core: yes
+# backends: splitd
+scenario() {
+  local said
+  refuse "xl create succeeded" milliseconds guest_create g "$(disk xvda /srv/not-there.img)" 2> /run/lab/said
+  said=$(cat /run/lab/said)
+  grep -q 'script: .*/srv/not-there.img' <<< "$said" || fail "xl does not name the target: $said"
+  # Two seconds on a host; emulated, xl alone takes longer than that to build a domain.
+  [ "$MS" -lt 9000 ] || fail "the refusal took $MS ms: some wait ran into its limit"
+  guest_gone g || fail "domain g is left"
+  [ -z "$(workers)" ] || fail "a worker is left"
+}
