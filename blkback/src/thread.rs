@@ -82,7 +82,8 @@ pub(crate) fn run<G: GrantTable, E: EventChannel>(parts: Parts<G, E>, line: &Lin
     line.report(Report::Ready);
     let terms = match line.commands.recv() {
         Ok(Command::Connect(terms)) => terms,
-        Ok(Command::Close | Command::Abandon) | Err(_) => return line.report(Report::Stopped),
+        // This frontend has fewer queues, or none came.
+        Ok(Command::Close | Command::Abandon) | Err(_) => return,
     };
     let mut queue = match Queue::connect(parts, *terms) {
         Ok((queue, replayed)) => {

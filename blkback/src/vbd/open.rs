@@ -103,7 +103,9 @@ where
         for _ in 0..nr_queues {
             match self.reports.recv_timeout(READY_LIMIT) {
                 Ok((_, Report::Ready)) => {}
-                Ok((number, Report::NotReady(why))) => return Err((Fault::Host, format!("queue {number}: {why}"))),
+                Ok((number, Report::NotReady(why))) => {
+                    return Err((Fault::Host, format!("queue {number}: {why}")));
+                }
                 Ok((number, other)) => return Err((Fault::Host, format!("queue {number}: {other:?}"))),
                 Err(e) => return Err((Fault::Host, format!("a queue's thread did not start: {e}"))),
             }
