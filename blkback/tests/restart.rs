@@ -130,7 +130,7 @@ impl Verifier {
 
 fn kill_again_and_again(mode: TransferMode, kills: u32) {
     let world = World::new(1 << 20);
-    let guest = Frontend::new(&world.guest, 1, 0, Abi::Native64, 2 * PAGES as u32);
+    let guest = Frontend::new(&world.guest, 1, 0, Abi::Native64, u32::try_from(2 * PAGES).unwrap());
     let connect = Connect { mode, ..world.connect(&guest) };
     let mut verifier = Verifier::new(guest, 0x5eed + u64::from(kills));
     let mut replayed = 0;
