@@ -7,9 +7,12 @@ pub mod crash;
 #[allow(unsafe_code)]
 pub mod fence;
 pub mod journal;
+pub mod log_limit;
 #[allow(unsafe_code)]
 pub mod mapped_file;
 pub mod message;
+#[allow(unsafe_code)]
+pub mod start;
 #[allow(unsafe_code)]
 pub mod uring;
 #[allow(unsafe_code)]

@@ -72,8 +72,8 @@ impl std::fmt::Debug for Uring {
 const POLLIN: u32 = libc::POLLIN as u32;
 
 impl Uring {
-    /// Sets a ring up on the calling thread, which must be the one that uses it. `files` is all it may ever touch; `memory`, of
-    /// which [`give_memory`](Self::give_memory) brings a part later, is registered if the memlock limit allows.
+    /// Sets a ring up, disabled. `files` is all it may ever touch; `memory`, of which [`give_memory`](Self::give_memory) brings a
+    /// part later, is registered if the memlock limit allows.
     pub fn new(entries: u32, files: &[BorrowedFd<'_>], memory: &LocalMemory) -> Result<Self, SetupError> {
         let ring = build(entries).map_err(SetupError::Setup)?;
         let submitter = ring.submitter();
@@ -82,13 +82,18 @@ impl Uring {
         submitter.register_files(&fds).map_err(failed("files"))?;
         let memory_registered = register_memory(&ring, memory);
         submitter.register_restrictions(&mut restrictions()).map_err(failed("restrictions"))?;
-        submitter.register_enable_rings().map_err(failed("enable"))?;
         Ok(Self {
             ring: mem::ManuallyDrop::new(ring),
             memory: mem::ManuallyDrop::new(None),
             memory_registered,
             in_flight: 0,
         })
+    }
+
+    /// Makes the calling thread the ring's owner, the only one that may use it from now on.
+    pub fn enable(&self) -> Result<(), SetupError> {
+        let failed = |source| SetupError::Register { what: "its thread", source };
+        self.ring.submitter().register_enable_rings().map_err(failed)
     }
 
     /// Hands over the part of the registered memory that this ring's operations go to.
@@ -311,6 +316,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         let whole = LocalMemory::new(8192).unwrap();
         let mut ring = Uring::new(8, &[file.as_fd()], &whole).unwrap();
+        ring.enable().unwrap();
         ring.give_memory(whole.split(2).remove(1));
         assert!(ring.memory().unwrap().write(512, b"hello"));
 
@@ -332,6 +338,7 @@ mod tests {
         let (mut reader, mut writer) = std::io::pipe().unwrap();
         let memory = LocalMemory::new(4096).unwrap();
         let mut ring = Uring::new(8, &[reader.as_fd()], &memory).unwrap();
+        ring.enable().unwrap();
         ring.poll(FileIndex(0), 5).unwrap();
 
         for _ in 0..2 {

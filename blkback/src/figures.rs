@@ -1,0 +1,92 @@
+//! What a vbd counts, by name. The numbers are places in the counters file. Knows nothing of who reads it.
+
+use worker::counters::{Names, QueueCounters};
+
+use crate::request::Direction;
+use crate::slot::Work;
+
+/// Everything counted, in the order of [`Counter`] and of the histograms.
+pub const NAMES: Names = Names {
+    counters: &[
+        "read_requests",
+        "read_bytes",
+        "write_requests",
+        "write_bytes",
+        "flush_requests",
+        "discard_requests",
+        "discard_bytes",
+        "rejected_requests",
+        "io_errors",
+        "grant_errors",
+        "buffer_waits",
+        "wakeups",
+        "empty_wakeups",
+        "notifies",
+        "replayed_requests",
+        "in_flight_now",
+    ],
+    histograms: &["read_ns", "write_ns", "flush_ns", "discard_ns"],
+};
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Counter {
+    ReadRequests,
+    ReadBytes,
+    WriteRequests,
+    WriteBytes,
+    FlushRequests,
+    DiscardRequests,
+    DiscardBytes,
+    Rejected,
+    IoErrors,
+    GrantErrors,
+    BufferWaits,
+    Wakeups,
+    EmptyWakeups,
+    Notifies,
+    Replayed,
+    InFlight,
+}
+
+/// A queue's figures.
+#[derive(Debug)]
+pub(crate) struct Figures(pub(crate) QueueCounters);
+
+impl Figures {
+    pub(crate) fn add(&self, counter: Counter, n: u64) {
+        self.0.add(counter as usize, n);
+    }
+
+    pub(crate) fn set(&self, counter: Counter, value: u64) {
+        self.0.set(counter as usize, value);
+    }
+
+    /// Books an answered request.
+    pub(crate) fn answered(&self, work: Work, len_bytes: u64, took_ns: u64) {
+        let (requests, bytes, histogram) = match work {
+            Work::Nothing => return,
+            Work::Data(Direction::Read) => (Counter::ReadRequests, Some(Counter::ReadBytes), 0),
+            Work::Data(Direction::Write) => (Counter::WriteRequests, Some(Counter::WriteBytes), 1),
+            Work::Flush => (Counter::FlushRequests, None, 2),
+            Work::Discard { .. } => (Counter::DiscardRequests, Some(Counter::DiscardBytes), 3),
+        };
+        self.add(requests, 1);
+        if let Some(bytes) = bytes {
+            self.add(bytes, len_bytes);
+        }
+        self.0.record(histogram, took_ns);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The enum and the names are one list.
+    #[test]
+    fn every_counter_has_its_name() {
+        assert_eq!(NAMES.counters.len(), Counter::InFlight as usize + 1);
+        assert_eq!(NAMES.counters[Counter::InFlight as usize], "in_flight_now");
+        assert_eq!(NAMES.counters[Counter::Rejected as usize], "rejected_requests");
+    }
+}

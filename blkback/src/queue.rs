@@ -1,0 +1,260 @@
+//! One queue of a vbd: takes requests off the ring, carries them out, answers each exactly once. Runs on one thread, without
+//! locks, without allocation once connected; `turn` is all its work between two waits. Knows nothing of xenstore, of splitd, or
+//! of other queues, beside the size of the disk and the word to freeze.
+//!
+//! ```text
+//!            take.rs              issue.rs                 complete.rs               answer.rs
+//!  ring ──► slot, journal ──► waiting ──► chunks ──► io_uring ──► copy out ──► finished ──► journal, ring, notify
+//! ```
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use worker::journal::Journal;
+use worker::log_limit::LogLimit;
+use worker::message::Abi;
+use worker::uring::{Completion, FileIndex, Uring};
+use worker::wake::Bell;
+use xen_ring::{BackRing, Overrun};
+use xenbus::hv::{EventChannel, GrantCopy, GrantTable, Pending};
+use xenbus::memory::LocalMemory;
+
+use crate::figures::{Counter, Figures};
+use crate::pool::Pool;
+use crate::request::Limits;
+use crate::slot::{Chunk, ChunkId, Slot, SlotId, Tag};
+use crate::wire::Segment;
+
+mod answer;
+mod complete;
+mod connect;
+mod issue;
+mod take;
+
+pub(crate) use connect::{ConnectError, Parts, Terms, journal_shape};
+
+/// The target in the table of every queue's ring.
+pub(crate) const TARGET: FileIndex = FileIndex(0);
+/// The event channel.
+pub(crate) const EVENTS: FileIndex = FileIndex(1);
+/// The bell.
+pub(crate) const BELL: FileIndex = FileIndex(2);
+
+/// How long a shortage of ours lasts before it is tried again.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(1);
+
+/// What all queues of a device look at.
+#[derive(Debug, Default)]
+pub(crate) struct Device {
+    /// Size of the disk in sectors, now.
+    pub(crate) capacity_sectors: AtomicU64,
+    /// Nothing is taken or answered any more.
+    pub(crate) frozen: AtomicBool,
+}
+
+/// Why a queue cannot go on.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// The frontend broke the protocol.
+    Violation(String),
+    /// Our own trouble or the disk's.
+    Host(String),
+}
+
+impl From<Overrun> for Stop {
+    fn from(o: Overrun) -> Self {
+        Self::Violation(format!(
+            "ring overrun: req_prod {} with rsp_prod {} and {} slots",
+            o.req_prod, o.rsp_prod, o.nr_slots
+        ))
+    }
+}
+
+impl From<io::Error> for Stop {
+    fn from(e: io::Error) -> Self {
+        Self::Host(e.to_string())
+    }
+}
+
+/// Grant copies of one direction, collected over a turn and done by one call.
+#[derive(Debug)]
+struct Copies {
+    ops: Vec<GrantCopy>,
+    /// For each op, the chunk it belongs to; ops of a chunk stand together.
+    owners: Vec<ChunkId>,
+}
+
+/// A connected queue.
+#[derive(Debug)]
+pub(crate) struct Queue<G: GrantTable, E> {
+    device: Arc<Device>,
+    abi: Abi,
+    limits: Limits,
+    ring: BackRing<G::Mapping>,
+    grants: G,
+    events: E,
+    uring: Uring,
+    bell: Bell,
+    journal: Journal,
+    figures: Figures,
+    log: LogLimit,
+
+    slots: Vec<Slot>,
+    /// `segments_per_slot` for each slot.
+    segments: Vec<Segment>,
+    segments_per_slot: usize,
+    free_slots: Vec<SlotId>,
+    chunks: Vec<Chunk>,
+    free_chunks: Vec<ChunkId>,
+    pool: Pool,
+    most_pages_per_chunk: u32,
+    /// Where indirect tables are copied to: `table_len` for each slot.
+    tables: LocalMemory,
+    table_len: usize,
+
+    /// Slots whose indirect table is to be copied this turn.
+    fetching: Vec<SlotId>,
+    fetch_ops: Vec<GrantCopy>,
+    /// Slots with work to give to the disk, in order.
+    waiting: VecDeque<SlotId>,
+    /// Slots done and to be answered.
+    finished: Vec<SlotId>,
+    copy_in: Copies,
+    copy_out: Copies,
+    completions: Vec<Completion>,
+
+    /// Barriers taken and not answered: while there are any, order is kept strictly.
+    barriers: u16,
+    /// The barrier that is under way.
+    barrier: Option<SlotId>,
+    /// Requests begun and not finished.
+    active: u16,
+    /// Found while completions were booked; looked at when all of them are.
+    failure: Option<Stop>,
+    event: bool,
+    shortage: bool,
+    /// Takes nothing new.
+    closing: bool,
+    started: Instant,
+    now_ns: u64,
+}
+
+/// What the thread does after a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// There is more to do right now.
+    Again,
+    /// Wait for a completion, at most that long.
+    Wait(Option<Duration>),
+}
+
+impl<G: GrantTable, E: EventChannel> Queue<G, E> {
+    /// Does everything there is to do now.
+    pub(crate) fn turn(&mut self) -> Result<Next, Stop> {
+        self.now_ns = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.limits.capacity_sectors = self.device.capacity_sectors.load(Ordering::Relaxed);
+        self.shortage = false;
+        self.reap()?;
+        self.copy_out()?;
+        if self.device.frozen.load(Ordering::Acquire) {
+            return Ok(Next::Wait(None));
+        }
+        self.answer()?;
+        let taken = if self.closing { 0 } else { self.take()? };
+        self.issue()?;
+        self.answer()?;
+        if self.event && taken == 0 {
+            self.figures.add(Counter::EmptyWakeups, 1);
+        }
+        // With nothing in flight no completion would come for those that still wait.
+        let stuck = !self.waiting.is_empty() && self.uring.in_flight() == 0 && !self.shortage;
+        if (!self.closing && self.ring.final_check()?) || stuck {
+            self.uring.submit()?;
+            return Ok(Next::Again);
+        }
+        if self.event {
+            // Everything was looked at: only now may the next event through, or a guest could storm us (XSA-332).
+            self.event = false;
+            self.events.ack()?;
+        }
+        Ok(Next::Wait(self.shortage.then_some(SHORTAGE_PAUSE)))
+    }
+
+    /// Waits for something to do.
+    pub(crate) fn wait(&mut self, limit: Option<Duration>) -> Result<(), Stop> {
+        Ok(self.uring.wait(limit)?)
+    }
+
+    /// Takes nothing new from now on.
+    pub(crate) fn close(&mut self) {
+        self.closing = true;
+    }
+
+    /// Nothing is owed any more.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.free_slots.len() == self.slots.len()
+    }
+
+    /// The kernel has nothing of ours any more.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.uring.in_flight() == 0
+    }
+
+    /// Only books what the kernel has done, answers nothing.
+    pub(crate) fn drain(&mut self, limit: Duration) -> Result<(), Stop> {
+        self.uring.wait(Some(limit))?;
+        self.reap()
+    }
+
+    /// Lets go of the frontend: unmaps, unbinds. `answered` says that nothing is owed and nobody has to resume.
+    pub(crate) fn leave(mut self, answered: bool) {
+        if answered {
+            self.journal.end();
+        }
+        if let Err(e) = self.events.unbind() {
+            tracing::debug!(error = %e, "unbind");
+        }
+        if self.uring.in_flight() > 0 {
+            // Mapped pages or buffers may still be written to.
+            std::mem::forget(self);
+        }
+    }
+
+    fn book_event(&mut self) -> Result<(), Stop> {
+        match self.events.pending()? {
+            Pending::None => {}
+            Pending::Event | Pending::Overflow => {
+                self.event = true;
+                self.figures.add(Counter::Wakeups, 1);
+            }
+        }
+        Ok(())
+    }
+
+    fn arm(&mut self, tag: Tag) -> Result<(), Stop> {
+        let file = if tag == Tag::Event { EVENTS } else { BELL };
+        Ok(self.uring.poll(file, tag.pack())?)
+    }
+
+    fn slot(&mut self, id: SlotId) -> &mut Slot {
+        &mut self.slots[usize::from(id)]
+    }
+
+    fn chunk(&mut self, id: ChunkId) -> &mut Chunk {
+        &mut self.chunks[usize::from(id)]
+    }
+
+    fn segments_of(&self, id: SlotId) -> &[Segment] {
+        let at = usize::from(id) * self.segments_per_slot;
+        &self.segments[at..at + self.segments_per_slot]
+    }
+
+    fn warn(&mut self, what: &str, why: &dyn std::fmt::Debug) {
+        if let Some(suppressed) = self.log.admit(self.now_ns) {
+            tracing::warn!(?why, suppressed, "{what}");
+        }
+    }
+}

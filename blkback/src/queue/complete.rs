@@ -1,0 +1,139 @@
+//! From the kernel's completions to finished requests: short I/O goes on, reads are copied out, flushes and discards take their
+//! next step. Knows nothing of the ring.
+
+use worker::crash_point;
+use xenbus::hv::{EventChannel, GrantTable};
+
+use super::{Queue, Stop};
+use crate::figures::Counter;
+use crate::request::{Direction, Order};
+use crate::slot::{ChunkId, SlotId, Step, Tag};
+use crate::wire::Status;
+
+impl<G: GrantTable, E: EventChannel> Queue<G, E> {
+    /// Books everything that ended.
+    pub(super) fn reap(&mut self) -> Result<(), Stop> {
+        let mut completions = std::mem::take(&mut self.completions);
+        self.uring.completions(&mut completions);
+        for done in completions.drain(..) {
+            let tag = Tag::unpack(done.tag);
+            match tag {
+                Tag::Event => self.book_event()?,
+                Tag::Bell => self.bell.hush(),
+                Tag::Chunk(id) => self.chunk_ended(id, done.result)?,
+                Tag::Flush(id) => self.flush_ended(id, done.result)?,
+                Tag::Discard(id) => self.discard_ended(id, done.result)?,
+            }
+            match tag {
+                Tag::Event | Tag::Bell if !done.more => self.arm(tag)?,
+                Tag::Event | Tag::Bell => {}
+                _ => self.uring.ended(),
+            }
+        }
+        self.completions = completions;
+        self.failure.take().map_or(Ok(()), Err)
+    }
+
+    fn chunk_ended(&mut self, id: ChunkId, result: i32) -> Result<(), Stop> {
+        let chunk = self.chunk(id);
+        match u32::try_from(result) {
+            // The file ends here: it shrank since the request was checked.
+            Ok(0) => self.chunk_done(id, Err(Counter::IoErrors)),
+            Ok(len) => {
+                chunk.done_bytes = chunk.done_bytes.saturating_add(len).min(chunk.len_bytes);
+                if chunk.done_bytes < chunk.len_bytes {
+                    self.send_to_disk(id)
+                } else if chunk.direction == Direction::Read {
+                    crash_point!("after_read");
+                    self.want_copy(id);
+                    Ok(())
+                } else {
+                    crash_point!("after_write");
+                    self.chunk_done(id, Ok(()))
+                }
+            }
+            Err(_) if matches!(-result, libc::EAGAIN | libc::EINTR) => self.send_to_disk(id),
+            Err(_) => {
+                self.warn("disk", &std::io::Error::from_raw_os_error(-result));
+                self.chunk_done(id, Err(Counter::IoErrors))
+            }
+        }
+    }
+
+    /// Copies the data of all reads that ended out to the guest: before they are answered.
+    pub(super) fn copy_out(&mut self) -> Result<(), Stop> {
+        if self.copy_out.ops.is_empty() || !self.copy(Direction::Read)? {
+            return Ok(());
+        }
+        crash_point!("after_copy_out");
+        let mut copies = std::mem::take(&mut self.copy_out);
+        for (id, okay) in copies.outcomes() {
+            self.chunk_done(id, if okay { Ok(()) } else { Err(Counter::GrantErrors) })?;
+        }
+        copies.clear();
+        self.copy_out = copies;
+        Ok(())
+    }
+
+    /// Nothing is to be done for a chunk any more.
+    pub(super) fn chunk_done(&mut self, id: ChunkId, outcome: Result<(), Counter>) -> Result<(), Stop> {
+        let chunk = *self.chunk(id);
+        self.pool.give(chunk.run);
+        self.free_chunks.push(id);
+        if let Err(counter) = outcome {
+            self.figures.add(counter, 1);
+            self.slot(chunk.slot).status = Status::Error;
+        }
+        let slot = self.slot(chunk.slot);
+        slot.chunks_in_flight -= 1;
+        // With more to issue it stands at the front of the waiting, which will see to it.
+        if slot.chunks_in_flight == 0 && slot.all_issued() && !self.waiting.contains(&chunk.slot) {
+            self.data_done(chunk.slot)?;
+        }
+        Ok(())
+    }
+
+    /// All data of a request is where it belongs, or never will be.
+    pub(super) fn data_done(&mut self, id: SlotId) -> Result<(), Stop> {
+        let slot = *self.slot(id);
+        if slot.order == Order::Free || slot.status != Status::Okay {
+            self.finish(id);
+            return Ok(());
+        }
+        self.flush_after(id)
+    }
+
+    fn flush_ended(&mut self, id: SlotId, result: i32) -> Result<(), Stop> {
+        if result < 0 {
+            // Answered with an error, blkfront would report success for an empty flush and never flush again.
+            let error = std::io::Error::from_raw_os_error(-result);
+            self.failure.get_or_insert(Stop::Host(format!("flush failed: {error}")));
+            return Ok(());
+        }
+        crash_point!("after_flush");
+        if self.slot(id).step == Step::FlushBefore {
+            self.slot(id).step = Step::Data;
+            self.waiting.push_front(id);
+        } else {
+            self.finish(id);
+        }
+        Ok(())
+    }
+
+    fn discard_ended(&mut self, id: SlotId, result: i32) -> Result<(), Stop> {
+        if result < 0 {
+            self.warn("discard", &std::io::Error::from_raw_os_error(-result));
+            self.figures.add(Counter::IoErrors, 1);
+            // EOPNOTSUPP would make blkfront give up discard for good.
+            self.slot(id).status = Status::Error;
+        } else if self.next_discard_piece(id)? {
+            return Ok(());
+        }
+        self.finish(id);
+        Ok(())
+    }
+
+    pub(super) fn finish(&mut self, id: SlotId) {
+        self.finished.push(id);
+    }
+}

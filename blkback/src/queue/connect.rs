@@ -1,0 +1,291 @@
+//! How a queue comes to serve: map the ring, bind the event channel, take a dead predecessor's journal over or begin afresh.
+//! Happens after the fence was passed. Knows nothing of how the terms were agreed on.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use worker::crash_point;
+use worker::journal::recover::{Plan, Unusable};
+use worker::journal::{BeginError, Begun, Journal, Shape};
+use worker::log_limit::LogLimit;
+use worker::message::{Abi, QueueRing, TransferMode};
+use worker::uring::Uring;
+use worker::wake::Bell;
+use xen_ring::{BackRing, Indices};
+use xenbus::hv::{Access, EventChannel, GrantTable, MapError};
+use xenbus::memory::LocalMemory;
+use xenbus::{GrantRef, Port};
+
+use super::{Copies, Device, Queue, Stop};
+use crate::figures::{Counter, Figures};
+use crate::pool::Pool;
+use crate::request::Limits;
+use crate::slot::{Chunk, ChunkId, Slot, SlotId, Tag};
+use crate::wire::{self, MAX_DIRECT_SEGMENTS, SEGMENT_LEN, Segment, Status};
+
+/// A chunk is 256 KiB at most: large enough for the disk, small enough to find room.
+const MAX_PAGES_PER_CHUNK: u32 = 64;
+/// A dead predecessor's port is free again once the kernel has closed its files.
+const BIND_RETRY: Duration = Duration::from_millis(10);
+const BIND_LIMIT: Duration = Duration::from_secs(2);
+const MAP_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a queue's thread has from the worker's start on.
+#[derive(Debug)]
+pub(crate) struct Parts<G, E> {
+    pub(crate) device: Arc<Device>,
+    pub(crate) grants: G,
+    pub(crate) events: E,
+    pub(crate) uring: Uring,
+    pub(crate) bell: Bell,
+    pub(crate) journal: Journal,
+    pub(crate) figures: Figures,
+}
+
+/// What a connection brings.
+#[derive(Debug)]
+pub(crate) struct Terms {
+    pub(crate) frontend: u16,
+    pub(crate) connection: u64,
+    pub(crate) ring: QueueRing,
+    pub(crate) abi: Abi,
+    pub(crate) mode: TransferMode,
+    pub(crate) limits: Limits,
+    pub(crate) memory: LocalMemory,
+}
+
+/// Why a queue cannot be connected.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    /// What the frontend gave us is not usable.
+    #[error("{0}")]
+    Frontend(String),
+    /// Ours.
+    #[error("{0}")]
+    Host(String),
+}
+
+impl From<Stop> for ConnectError {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Violation(why) => Self::Frontend(why),
+            Stop::Host(why) => Self::Host(why),
+        }
+    }
+}
+
+/// What the frontend was promised, as words that a successor has to find equal.
+fn promised(terms: &Terms) -> Vec<u32> {
+    let mut words = vec![
+        u32::from(terms.frontend),
+        terms.ring.port,
+        terms.abi as u32,
+        terms.mode as u32,
+        u32::from(terms.limits.barrier),
+        u32::from(terms.limits.max_indirect_segments),
+        u32::from(terms.limits.read_only),
+    ];
+    words.extend(&terms.ring.ring_refs);
+    words
+}
+
+/// Sizes of a queue's journal.
+pub(crate) fn journal_shape(nr_slots: u32, max_indirect_segments: u16) -> Shape {
+    Shape {
+        nr_entries: nr_slots as usize,
+        slot_len: wire::MAX_SLOT_LEN,
+        extra_len: usize::from(max_indirect_segments) * SEGMENT_LEN,
+    }
+}
+
+impl<G: GrantTable, E: EventChannel> Queue<G, E> {
+    /// Connects and replays; says how many requests a dead predecessor left.
+    pub(crate) fn connect(parts: Parts<G, E>, terms: Terms) -> Result<(Self, u32), ConnectError> {
+        let Parts { device, mut grants, mut events, mut uring, bell, mut journal, figures } = parts;
+        let mapping = map_ring(&mut grants, &terms.ring)?;
+        crash_point!("after_map");
+        bind(&mut events, Port(terms.ring.port))?;
+        crash_point!("after_bind");
+        let slot_len = wire::slot_len(terms.abi);
+        let shape_error =
+            |e| ConnectError::Frontend(format!("ring of {} pages: {e:?}", terms.ring.ring_refs.len()));
+        let ring = BackRing::attach(mapping, slot_len, Indices::default()).map_err(shape_error)?;
+        let (nr_slots, shared_rsp_prod) = (ring.nr_slots(), ring.shared_rsp_prod());
+        let shape = journal_shape(nr_slots, terms.limits.max_indirect_segments);
+        let begun = begin(&mut journal, &terms, shape, shared_rsp_prod)?;
+        let (at, plan) = match begun {
+            Begun::Fresh => (Indices::default(), None),
+            Begun::Resumed(plan) => {
+                (Indices { req_cons: plan.req_cons, rsp_prod: plan.rsp_prod }, Some(plan))
+            }
+        };
+        let ring = BackRing::attach(ring.into_memory(), slot_len, at).map_err(shape_error)?;
+
+        let max_indirect = usize::from(terms.limits.max_indirect_segments);
+        let segments_per_slot = max_indirect.max(usize::from(MAX_DIRECT_SEGMENTS));
+        let table_len = (max_indirect * SEGMENT_LEN).next_multiple_of(8);
+        let tables = LocalMemory::new(nr_slots as usize * table_len).map_err(Stop::from)?;
+        let pool = Pool::new(terms.memory.len());
+        uring.give_memory(terms.memory);
+        let nr_slots = nr_slots as usize;
+        let mut queue = Self {
+            device,
+            abi: terms.abi,
+            limits: terms.limits,
+            ring,
+            grants,
+            events,
+            uring,
+            bell,
+            journal,
+            figures,
+            log: LogLimit::default(),
+            slots: vec![Slot::EMPTY; nr_slots],
+            segments: vec![Segment::EMPTY; nr_slots * segments_per_slot],
+            segments_per_slot,
+            free_slots: free_list(nr_slots),
+            chunks: vec![Chunk::EMPTY; nr_slots * 2],
+            free_chunks: free_list(nr_slots * 2),
+            most_pages_per_chunk: MAX_PAGES_PER_CHUNK.min(pool.pages()).max(1),
+            pool,
+            tables,
+            table_len,
+            fetching: Vec::with_capacity(nr_slots),
+            fetch_ops: Vec::with_capacity(nr_slots),
+            waiting: VecDeque::with_capacity(nr_slots),
+            finished: Vec::with_capacity(nr_slots),
+            copy_in: Copies::with_room(nr_slots * 16),
+            copy_out: Copies::with_room(nr_slots * 16),
+            completions: Vec::with_capacity(256),
+            barriers: 0,
+            barrier: None,
+            active: 0,
+            failure: None,
+            event: false,
+            shortage: false,
+            closing: false,
+            started: Instant::now(),
+            now_ns: 0,
+        };
+        queue.arm(Tag::Event)?;
+        queue.arm(Tag::Bell)?;
+        let replayed = plan.map_or(Ok(0), |plan| queue.replay(&plan))?;
+        // A predecessor may have died between publishing and notifying.
+        queue.notify()?;
+        Ok((queue, replayed))
+    }
+
+    /// Gives the answers that were owed, then does again what was not finished, in the ring's order.
+    fn replay(&mut self, plan: &Plan) -> Result<u32, Stop> {
+        use std::sync::atomic::Ordering;
+        self.limits.capacity_sectors = self.device.capacity_sectors.load(Ordering::Relaxed);
+        let owed = |id: &SlotId| {
+            let entry = usize::from(*id);
+            plan.replay.contains(&entry) || plan.answer.iter().any(|&(e, _)| e == entry)
+        };
+        let replay: Vec<SlotId> = plan.replay.iter().filter_map(|&e| SlotId::try_from(e).ok()).collect();
+        self.free_slots.retain(|id| !owed(id));
+        for &(entry, status) in &plan.answer {
+            let Ok(id) = SlotId::try_from(entry) else { continue };
+            let bytes = self.kept_slot(id);
+            let header = wire::header(self.abi, &bytes);
+            *self.slot(id) = Slot {
+                id: header.id,
+                operation: wire::echoed_operation(header),
+                status: Status::from_code(status),
+                ..Slot::EMPTY
+            };
+            self.active += 1;
+            self.finished.push(id);
+        }
+        // Staged again at the very indices they hold, as nothing was answered before them.
+        self.answer()?;
+        crash_point!("after_owed_answers");
+        let mut table = vec![0; self.table_len];
+        for &id in &replay {
+            let bytes = self.kept_slot(id);
+            let kept = self.journal.extra(usize::from(id), &mut table);
+            let table = table.get(..kept).filter(|t| !t.is_empty());
+            self.parse(id, &bytes, table);
+        }
+        self.fetch_tables()?;
+        let replayed = u32::try_from(replay.len()).unwrap_or(u32::MAX);
+        self.figures.add(Counter::Replayed, u64::from(replayed));
+        Ok(replayed)
+    }
+
+    fn kept_slot(&self, id: SlotId) -> wire::Slot {
+        let mut bytes: wire::Slot = [0; wire::MAX_SLOT_LEN];
+        self.journal.slot(usize::from(id), &mut bytes[..wire::slot_len(self.abi)]);
+        bytes
+    }
+}
+
+/// Lowest number on top.
+fn free_list(len: usize) -> Vec<u16> {
+    (0..u16::try_from(len).unwrap_or(u16::MAX)).rev().collect::<Vec<SlotId>>()
+}
+
+const _: () = assert!(size_of::<SlotId>() == size_of::<ChunkId>());
+
+fn begin(
+    journal: &mut Journal,
+    terms: &Terms,
+    shape: Shape,
+    shared_rsp_prod: u32,
+) -> Result<Begun, ConnectError> {
+    // A frontend starts its ring at zero; anything else without a journal is somebody else's unfinished work.
+    if !journal.is_of(terms.connection) && shared_rsp_prod != 0 {
+        return Err(ConnectError::Host(format!(
+            "the ring was in use before (rsp_prod {shared_rsp_prod}) and there is no journal of this connection"
+        )));
+    }
+    journal.begin(terms.connection, shape, &promised(terms), shared_rsp_prod).map_err(|e| match e {
+        BeginError::Unusable(Unusable::Tampered { .. }) => ConnectError::Frontend(e.to_string()),
+        BeginError::Unusable(_) | BeginError::Terms(_) => ConnectError::Host(e.to_string()),
+    })
+}
+
+fn map_ring<G: GrantTable>(grants: &mut G, ring: &QueueRing) -> Result<G::Mapping, ConnectError> {
+    let refs: Vec<GrantRef> = ring.ring_refs.iter().map(|&r| GrantRef(r)).collect();
+    if !refs.len().is_power_of_two() || refs.len() > xen_ring::MAX_PAGES {
+        return Err(ConnectError::Frontend(format!(
+            "{} ring pages; 1, 2, 4, 8 or 16 are allowed",
+            refs.len()
+        )));
+    }
+    let begun = Instant::now();
+    loop {
+        match grants.map(&refs, Access::ReadWrite) {
+            Ok(mapping) => return Ok(mapping),
+            Err(MapError::BadGrant) => {
+                return Err(ConnectError::Frontend(format!(
+                    "ring-ref {:?} was not granted to us",
+                    ring.ring_refs
+                )));
+            }
+            Err(MapError::Shortage(e)) if begun.elapsed() > MAP_LIMIT => {
+                return Err(ConnectError::Host(format!("no room to map the ring: {e}")));
+            }
+            Err(MapError::Shortage(_)) => std::thread::sleep(BIND_RETRY),
+            Err(MapError::Host(e)) => return Err(ConnectError::Host(format!("mapping the ring: {e}"))),
+        }
+    }
+}
+
+fn bind<E: EventChannel>(events: &mut E, port: Port) -> Result<(), ConnectError> {
+    let begun = Instant::now();
+    loop {
+        match events.bind(port) {
+            Ok(()) => return Ok(()),
+            Err(e) if e.kind() == std::io::ErrorKind::InvalidInput && begun.elapsed() < BIND_LIMIT => {
+                std::thread::sleep(BIND_RETRY);
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::InvalidInput => {
+                return Err(ConnectError::Frontend(format!("event-channel {port} is not for us to bind")));
+            }
+            Err(e) => return Err(ConnectError::Host(format!("binding event-channel {port}: {e}"))),
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! From the in-flight table to the disk: in order, as far as buffers go. A request is one chunk or several; each has a buffer of
+//! its own and is one disk operation. Knows nothing of how requests came or how they are answered.
+
+use worker::crash_point;
+use worker::uring::Rw;
+use xenbus::hv::{Direction as CopyDirection, EventChannel, GrantCopy, GrantStatus, GrantTable};
+
+use super::{Queue, Stop, TARGET};
+use crate::figures::Counter;
+use crate::request::{Direction, Order};
+use crate::slot::{Chunk, ChunkId, SlotId, Step, Tag, Work};
+use crate::wire::SECTOR_LEN;
+
+#[allow(clippy::cast_possible_truncation)]
+const XEN_PAGE_LEN: u32 = xen_ring::PAGE_LEN as u32;
+
+/// A discard is given to the disk in pieces of this size, so that none holds the file for long.
+const DISCARD_PIECE_SECTORS: u64 = (256 << 20) / SECTOR_LEN;
+
+/// What became of the request at the front.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Issued {
+    /// All of it is with the kernel.
+    Wholly,
+    /// It has to wait, and so have those behind it.
+    Not,
+}
+
+impl<G: GrantTable, E: EventChannel> Queue<G, E> {
+    /// Begins what can be begun.
+    pub(super) fn issue(&mut self) -> Result<(), Stop> {
+        while let Some(&id) = self.waiting.front() {
+            if self.barrier.is_some_and(|barrier| barrier != id) {
+                break;
+            }
+            match self.advance(id)? {
+                Issued::Wholly => _ = self.waiting.pop_front(),
+                Issued::Not => break,
+            }
+        }
+        self.pass_flushes()?;
+        self.copy_in()
+    }
+
+    /// A flush covers what was completed before it; it need not wait for requests that wait for buffers.
+    fn pass_flushes(&mut self) -> Result<(), Stop> {
+        if self.barriers > 0 || self.waiting.is_empty() {
+            return Ok(());
+        }
+        let mut i = 0;
+        while let Some(&id) = self.waiting.get(i) {
+            if self.slot(id).work == Work::Flush {
+                self.waiting.remove(i);
+                self.advance(id)?;
+            } else {
+                i += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, id: SlotId) -> Result<Issued, Stop> {
+        let slot = *self.slot(id);
+        if slot.step == Step::Begin {
+            if slot.order == Order::Barrier {
+                if self.active > 0 {
+                    return Ok(Issued::Not);
+                }
+                self.barrier = Some(id);
+            }
+            self.active += 1;
+            match slot.work {
+                Work::Nothing => self.finish(id),
+                Work::Flush => return self.flush(id, Step::FlushAfter),
+                Work::Discard { .. } => return self.discard(id),
+                Work::Data(_) if slot.order == Order::Flush => return self.flush(id, Step::FlushBefore),
+                Work::Data(_) => self.slot(id).step = Step::Data,
+            }
+        }
+        while !self.slot(id).all_issued() {
+            if !self.issue_chunk(id)? {
+                return Ok(Issued::Not);
+            }
+        }
+        let slot = self.slot(id);
+        if slot.chunks_in_flight == 0 && slot.step == Step::Data {
+            // Nothing of it is with the kernel and nothing will be: an error while it waited for more buffers.
+            self.data_done(id)?;
+        }
+        Ok(Issued::Wholly)
+    }
+
+    fn flush(&mut self, id: SlotId, step: Step) -> Result<Issued, Stop> {
+        self.slot(id).step = step;
+        self.uring.fdatasync(TARGET, Tag::Flush(id).pack())?;
+        Ok(Issued::Wholly)
+    }
+
+    /// Starts the flush that ends a barrier or a flush with data.
+    pub(super) fn flush_after(&mut self, id: SlotId) -> Result<(), Stop> {
+        self.flush(id, Step::FlushAfter).map(|_| ())
+    }
+
+    fn discard(&mut self, id: SlotId) -> Result<Issued, Stop> {
+        self.slot(id).step = Step::Discard;
+        self.next_discard_piece(id)?;
+        Ok(Issued::Wholly)
+    }
+
+    /// Gives the next piece of a discard to the disk; false if there is none.
+    pub(super) fn next_discard_piece(&mut self, id: SlotId) -> Result<bool, Stop> {
+        let slot = self.slot(id);
+        let piece = slot.nr_sectors.min(DISCARD_PIECE_SECTORS);
+        if piece == 0 {
+            return Ok(false);
+        }
+        let at = slot.sector;
+        slot.sector += piece;
+        slot.nr_sectors -= piece;
+        self.uring.punch_hole(TARGET, at * SECTOR_LEN, piece * SECTOR_LEN, Tag::Discard(id).pack())?;
+        Ok(true)
+    }
+
+    /// Cuts the next chunk off a request and prepares it; false if there is no buffer for it.
+    fn issue_chunk(&mut self, id: SlotId) -> Result<bool, Stop> {
+        let slot = *self.slot(id);
+        let Work::Data(direction) = slot.work else { return Ok(true) };
+        let first = usize::from(slot.next_segment);
+        let last = usize::from(slot.nr_segments).min(first + self.most_pages_per_chunk as usize);
+        let segments = self.segments_of(id).get(first..last).unwrap_or_default();
+        let len: u32 = segments.iter().map(|s| s.len_bytes()).sum();
+        let Some(&chunk_id) = self.free_chunks.last() else { return self.short_of_buffers() };
+        let pages = len.div_ceil(XEN_PAGE_LEN);
+        let Some(run) = self.pool.take(pages) else { return self.short_of_buffers() };
+        self.free_chunks.pop();
+        #[allow(clippy::cast_possible_truncation)] // bounded by nr_segments
+        let nr_segments = (last - first) as u16;
+        *self.chunk(chunk_id) = Chunk {
+            slot: id,
+            direction,
+            first_segment: slot.next_segment,
+            nr_segments,
+            run,
+            offset_bytes: slot.sector * SECTOR_LEN,
+            len_bytes: len,
+            done_bytes: 0,
+        };
+        let slot = self.slot(id);
+        slot.next_segment += nr_segments;
+        slot.sector += u64::from(len) / SECTOR_LEN;
+        slot.chunks_in_flight += 1;
+        match direction {
+            Direction::Read => self.send_to_disk(chunk_id)?,
+            Direction::Write => self.want_copy(chunk_id),
+        }
+        Ok(true)
+    }
+
+    fn short_of_buffers(&mut self) -> Result<bool, Stop> {
+        self.figures.add(Counter::BufferWaits, 1);
+        Ok(false)
+    }
+
+    /// Books the grant copies that a chunk needs, in its own direction.
+    pub(super) fn want_copy(&mut self, id: ChunkId) {
+        let chunk = *self.chunk(id);
+        let (copies, direction) = match chunk.direction {
+            Direction::Read => (&mut self.copy_out, CopyDirection::ToGuest),
+            Direction::Write => (&mut self.copy_in, CopyDirection::FromGuest),
+        };
+        let at = usize::from(chunk.slot) * self.segments_per_slot + usize::from(chunk.first_segment);
+        let segments = self.segments.get(at..at + usize::from(chunk.nr_segments)).unwrap_or_default();
+        let mut local = chunk.run.offset();
+        for segment in segments {
+            let len = u16::from(segment.len_sectors()) * 512;
+            copies.ops.push(GrantCopy {
+                gref: segment.gref,
+                offset: u16::from(segment.first) * 512,
+                len,
+                local,
+                direction,
+                status: GrantStatus::GENERAL_ERROR,
+            });
+            copies.owners.push(id);
+            local += usize::from(len);
+        }
+    }
+
+    /// Copies the data of all writes of this turn in, and gives them to the disk.
+    fn copy_in(&mut self) -> Result<(), Stop> {
+        if self.copy_in.ops.is_empty() || !self.copy(Direction::Write)? {
+            return Ok(());
+        }
+        crash_point!("after_copy_in");
+        let mut copies = std::mem::take(&mut self.copy_in);
+        for (id, okay) in copies.outcomes() {
+            if okay {
+                self.send_to_disk(id)?;
+            } else {
+                self.chunk_done(id, Err(Counter::GrantErrors))?;
+            }
+        }
+        copies.clear();
+        self.copy_in = copies;
+        Ok(())
+    }
+
+    /// Does the copies of one direction; false if a shortage of ours puts them off.
+    pub(super) fn copy(&mut self, direction: Direction) -> Result<bool, Stop> {
+        let Some(memory) = self.uring.memory() else { return Err(Stop::Host("no buffers".into())) };
+        let copies = match direction {
+            Direction::Read => &mut self.copy_out,
+            Direction::Write => &mut self.copy_in,
+        };
+        match self.grants.copy(memory, &mut copies.ops) {
+            Ok(()) => Ok(true),
+            Err(e) if is_shortage(&e) => {
+                self.shortage = true;
+                Ok(false)
+            }
+            Err(e) => Err(Stop::Host(format!("grant copy: {e}"))),
+        }
+    }
+
+    /// Gives a chunk, or what is left of it, to the disk.
+    pub(super) fn send_to_disk(&mut self, id: ChunkId) -> Result<(), Stop> {
+        let chunk = *self.chunk(id);
+        let rw = match chunk.direction {
+            Direction::Read => Rw::Read,
+            Direction::Write => Rw::Write,
+        };
+        let local = chunk.run.offset() + chunk.done_bytes as usize;
+        let offset = chunk.offset_bytes + u64::from(chunk.done_bytes);
+        let len = chunk.len_bytes - chunk.done_bytes;
+        crash_point!("before_disk");
+        Ok(self.uring.transfer(rw, TARGET, offset, local, len, Tag::Chunk(id).pack())?)
+    }
+}
+
+/// Something we ran out of, which passes.
+fn is_shortage(e: &std::io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::ENOMEM | libc::EAGAIN | libc::EINTR | libc::EBUSY))
+}
+
+impl super::Copies {
+    pub(super) fn with_room(ops: usize) -> Self {
+        Self { ops: Vec::with_capacity(ops), owners: Vec::with_capacity(ops) }
+    }
+
+    /// For each chunk, whether all its copies succeeded: every status is looked at (XSA-361 and its kin).
+    pub(super) fn outcomes(&self) -> impl Iterator<Item = (ChunkId, bool)> {
+        let mut i = 0;
+        std::iter::from_fn(move || {
+            let owner = *self.owners.get(i)?;
+            let mut okay = true;
+            while self.owners.get(i) == Some(&owner) {
+                okay &= self.ops.get(i).is_some_and(|op| op.status.is_okay());
+                i += 1;
+            }
+            Some((owner, okay))
+        })
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.ops.clear();
+        self.owners.clear();
+    }
+}
+
+impl Default for super::Copies {
+    fn default() -> Self {
+        Self::with_room(0)
+    }
+}

@@ -1,0 +1,152 @@
+//! A queue's thread: waits for the connection, serves it, and says what became of it. Knows nothing of the control socket.
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use worker::message::Fault;
+use worker::wake::Bell;
+use xenbus::hv::{EventChannel, GrantTable};
+
+use crate::queue::{ConnectError, Next, Parts, Queue, Stop, Terms};
+
+/// Longest that what is with the kernel is waited for when the device is given up unanswered.
+const ABANDON_LIMIT: Duration = Duration::from_secs(10);
+
+/// What the control thread wants.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Serve this ring.
+    Connect(Box<Terms>),
+    /// Take nothing more, answer everything, let go.
+    Close,
+    /// Let go without answering.
+    Abandon,
+}
+
+/// What a queue's thread says.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// Its io_uring is its own: privileges are not needed any more.
+    Ready,
+    /// It cannot even begin.
+    NotReady(String),
+    /// Serving; so many requests were left by a predecessor.
+    Connected(u32),
+    /// It cannot connect.
+    Failed(Fault, String),
+    /// The frontend broke the protocol.
+    Violation(String),
+    /// Our own trouble or the disk's.
+    Frozen(String),
+    /// Let go of everything.
+    Stopped,
+}
+
+/// The control thread's end.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    pub(crate) commands: Sender<Command>,
+    pub(crate) bell: Bell,
+}
+
+impl Handle {
+    pub(crate) fn command(&self, command: Command) {
+        // A thread that ended has said why.
+        let _ = self.commands.send(command);
+        self.bell.ring();
+    }
+}
+
+/// The queue's end.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) number: usize,
+    pub(crate) commands: Receiver<Command>,
+    pub(crate) reports: Sender<(usize, Report)>,
+    /// The control thread's.
+    pub(crate) bell: Bell,
+}
+
+impl Line {
+    fn report(&self, report: Report) {
+        let _ = self.reports.send((self.number, report));
+        self.bell.ring();
+    }
+}
+
+/// The thread's whole life.
+pub(crate) fn run<G: GrantTable, E: EventChannel>(parts: Parts<G, E>, line: &Line) {
+    if let Err(e) = parts.uring.enable() {
+        return line.report(Report::NotReady(e.to_string()));
+    }
+    line.report(Report::Ready);
+    let terms = match line.commands.recv() {
+        Ok(Command::Connect(terms)) => terms,
+        // This frontend has fewer queues, or none came.
+        Ok(Command::Close | Command::Abandon) | Err(_) => return,
+    };
+    let mut queue = match Queue::connect(parts, *terms) {
+        Ok((queue, replayed)) => {
+            line.report(Report::Connected(replayed));
+            queue
+        }
+        Err(ConnectError::Frontend(why)) => return line.report(Report::Failed(Fault::Frontend, why)),
+        Err(ConnectError::Host(why)) => return line.report(Report::Failed(Fault::Host, why)),
+    };
+    let answered = match serve(&mut queue, line) {
+        Ok(answered) => answered,
+        Err(stop) => {
+            line.report(match stop {
+                Stop::Violation(why) => Report::Violation(why),
+                Stop::Host(why) => Report::Frozen(why),
+            });
+            wait_to_leave(&mut queue, line);
+            false
+        }
+    };
+    queue.leave(answered);
+    line.report(Report::Stopped);
+}
+
+/// Until there is nothing more to serve; true if nothing is owed.
+fn serve<G: GrantTable, E: EventChannel>(queue: &mut Queue<G, E>, line: &Line) -> Result<bool, Stop> {
+    let mut closing = false;
+    loop {
+        match line.commands.try_recv() {
+            Ok(Command::Close) => {
+                queue.close();
+                closing = true;
+            }
+            Ok(Command::Abandon) | Err(TryRecvError::Disconnected) => {
+                drain(queue);
+                return Ok(false);
+            }
+            Ok(Command::Connect(_)) | Err(TryRecvError::Empty) => {}
+        }
+        match queue.turn()? {
+            _ if closing && queue.is_idle() => return Ok(true),
+            Next::Again => {}
+            Next::Wait(limit) => queue.wait(limit)?,
+        }
+    }
+}
+
+/// After a stop: the kernel may still finish, nothing is answered, and the control thread says when to go.
+fn wait_to_leave<G: GrantTable, E: EventChannel>(queue: &mut Queue<G, E>, line: &Line) {
+    drain(queue);
+    while let Ok(command) = line.commands.recv() {
+        match command {
+            Command::Close | Command::Abandon => return,
+            Command::Connect(_) => {}
+        }
+    }
+}
+
+fn drain<G: GrantTable, E: EventChannel>(queue: &mut Queue<G, E>) {
+    let begun = Instant::now();
+    while !queue.is_quiet() && begun.elapsed() < ABANDON_LIMIT {
+        if let Err(stop) = queue.drain(Duration::from_millis(100)) {
+            tracing::debug!(?stop, "while draining");
+        }
+    }
+}

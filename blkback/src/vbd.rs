@@ -1,0 +1,357 @@
+//! One vbd's control thread: speaks with splitd, opens everything, passes the fence, hands the connection to the queues'
+//! threads, watches the disk's size. Does no I/O for the guest and never waits for the disk. Knows nothing of xenstore.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+use worker::control::{Control, Heard};
+use worker::fence::{self, FenceKey};
+use worker::message::{self, Connect, Fault, FromWorker, Open, Opened, Phase, ToWorker};
+use worker::wake::Bell;
+use xenbus::hv::Hypervisor;
+use xenbus::memory::LocalMemory;
+
+use crate::queue::{Device, Terms};
+use crate::request::Limits;
+use crate::target::Target;
+use crate::thread::{Command, Handle, Report};
+
+mod open;
+
+/// How often the disk's size is looked at.
+const RESIZE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a fence that is held is tried.
+const FENCE_INTERVAL: Duration = Duration::from_millis(5);
+/// How long queues may take to finish once told to close: a disk that hangs does not hold a detach for ever.
+const CLOSE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Everything there is after `Open`.
+#[derive(Debug)]
+struct Held {
+    open: Open,
+    opened: Opened,
+    target: Target,
+    device: Arc<Device>,
+    memory: Option<LocalMemory>,
+    queues: Vec<Handle>,
+}
+
+/// A connection on its way.
+#[derive(Debug)]
+struct Connecting {
+    connect: Connect,
+    since: Instant,
+    late: bool,
+    /// How long the fence took, once it was passed.
+    fence_ms: Option<u64>,
+    /// Queues that are still connecting.
+    left: usize,
+    replayed: u32,
+}
+
+/// The device.
+#[derive(Debug)]
+pub struct Vbd<H> {
+    host: H,
+    control: Control,
+    bell: Bell,
+    reports: Receiver<(usize, Report)>,
+    reporter: Sender<(usize, Report)>,
+    phase: Phase,
+    held: Option<Held>,
+    connecting: Option<Connecting>,
+    connection: Option<u64>,
+    /// Why nothing is answered, told to every splitd anew.
+    frozen: Option<String>,
+    violation: Option<String>,
+    /// Queues that serve or are on their way to.
+    running: usize,
+    closing_since: Option<Instant>,
+    size_seen: Instant,
+}
+
+impl<H: Hypervisor> Vbd<H>
+where
+    H::Grants: 'static,
+    H::Events: 'static,
+{
+    /// Waits for splitd on `listener`.
+    pub fn new(host: H, listener: UnixListener) -> io::Result<Self> {
+        let bell = Bell::new()?;
+        let (reporter, reports) = crossbeam_channel::unbounded();
+        Ok(Self {
+            host,
+            control: Control::new(listener, bell.clone())?,
+            bell,
+            reports,
+            reporter,
+            phase: Phase::Started,
+            held: None,
+            connecting: None,
+            connection: None,
+            frozen: None,
+            violation: None,
+            running: 0,
+            closing_since: None,
+            size_seen: Instant::now(),
+        })
+    }
+
+    /// Serves until told to disconnect.
+    pub fn run(mut self) -> io::Result<()> {
+        loop {
+            let fencing = self.connecting.as_ref().is_some_and(|c| c.fence_ms.is_none());
+            let limit = if fencing { FENCE_INTERVAL } else { RESIZE_INTERVAL };
+            match self.control.hear(limit)? {
+                Heard::Said(message) => self.obey(message),
+                Heard::Garbled(why) => self.fail(Fault::Host, format!("message not understood: {why}")),
+                Heard::Nothing => {}
+            }
+            while let Ok((_, report)) = self.reports.try_recv() {
+                self.note(report);
+            }
+            self.try_fence();
+            if self.size_seen.elapsed() >= RESIZE_INTERVAL {
+                self.look_at_size();
+            }
+            if self.has_closed() {
+                self.control.say(&FromWorker::Disconnected);
+                return Ok(());
+            }
+        }
+    }
+
+    fn obey(&mut self, message: ToWorker) {
+        match message {
+            ToWorker::Hello { .. } => self.hello(),
+            ToWorker::Open(_) if self.held.is_some() => self.fail(Fault::Host, "opened already".into()),
+            ToWorker::Open(open) => match self.open(open) {
+                Ok(opened) => self.control.say(&FromWorker::Opened(opened)),
+                Err((fault, why)) => self.fail(fault, why),
+            },
+            ToWorker::Connect(connect) => {
+                if let Err((fault, why)) = self.begin_connect(connect) {
+                    self.fail(fault, why);
+                }
+            }
+            ToWorker::Refresh => self.look_at_size(),
+            ToWorker::Disconnect => self.close(),
+        }
+    }
+
+    fn hello(&mut self) {
+        self.control.say(&FromWorker::Hello {
+            version: message::VERSION,
+            pid: std::process::id(),
+            phase: self.phase,
+            opened: self.held.as_ref().map(|h| h.opened.clone()),
+            connection: self.connection,
+        });
+        if let Some(reason) = self.frozen.clone() {
+            self.control.say(&FromWorker::Frozen { reason });
+        }
+        if let Some(reason) = self.violation.clone() {
+            self.control.say(&FromWorker::Violation { reason });
+        }
+    }
+
+    fn fail(&mut self, fault: Fault, reason: String) {
+        tracing::warn!(?fault, reason, "failed");
+        self.control.say(&FromWorker::Failed { fault, reason });
+    }
+
+    fn freeze(&mut self, reason: String) {
+        tracing::error!(reason, "frozen");
+        if let Some(held) = &self.held {
+            held.device.frozen.store(true, Ordering::Release);
+            held.queues.iter().for_each(|q| q.bell.ring());
+        }
+        self.phase = Phase::Frozen;
+        self.frozen = Some(reason.clone());
+        self.control.say(&FromWorker::Frozen { reason });
+    }
+
+    fn begin_connect(&mut self, connect: Connect) -> Result<(), (Fault, String)> {
+        let Some(held) = &self.held else { return Err((Fault::Host, "connect before open".into())) };
+        if self.connecting.is_some() || self.connection.is_some() {
+            return Err((Fault::Host, "connected already".into()));
+        }
+        let most = held.queues.len();
+        if connect.queues.is_empty() || connect.queues.len() > most {
+            let why = format!("{} queues; 1 to {most} are allowed", connect.queues.len());
+            return Err((Fault::Frontend, why));
+        }
+        if let Some(ring) = connect.queues.iter().find(|q| q.ring_refs.len() > 1 << held.open.max_ring_order)
+        {
+            let why = format!(
+                "{} ring pages; at most {} are allowed",
+                ring.ring_refs.len(),
+                1 << held.open.max_ring_order
+            );
+            return Err((Fault::Frontend, why));
+        }
+        self.connection = Some(connect.connection);
+        self.connecting = Some(Connecting {
+            left: connect.queues.len(),
+            connect,
+            since: Instant::now(),
+            late: false,
+            fence_ms: None,
+            replayed: 0,
+        });
+        self.try_fence();
+        Ok(())
+    }
+
+    /// Nothing of the guest is touched before whatever a predecessor left in flight has ended.
+    fn try_fence(&mut self) {
+        let (Some(held), Some(connecting)) = (&mut self.held, &mut self.connecting) else { return };
+        if connecting.fence_ms.is_some() || self.closing_since.is_some() {
+            return;
+        }
+        let key = FenceKey::new(&held.open.vm_uuid, held.open.devid);
+        // A read-only target is copied from: what a dead predecessor still reads lands in its own buffers.
+        let passed = if held.opened.read_only { Ok(true) } else { fence::try_lock(held.target.as_fd(), key) };
+        let waited = connecting.since.elapsed();
+        match passed {
+            Ok(true) => {
+                connecting.fence_ms = Some(u64::try_from(waited.as_millis()).unwrap_or(u64::MAX));
+                worker::crash_point!("after_fence");
+                let late = connecting.late;
+                self.connect_queues();
+                if late {
+                    self.phase = Phase::Opened;
+                    self.frozen = None;
+                    self.control.say(&FromWorker::Thawed);
+                }
+            }
+            Ok(false) => {
+                let limit = Duration::from_millis(connecting.connect.fence_timeout_ms);
+                if waited > limit && !connecting.late {
+                    connecting.late = true;
+                    let reason = format!(
+                        "fence: a predecessor's I/O is still in flight after {} ms",
+                        limit.as_millis()
+                    );
+                    self.phase = Phase::Frozen;
+                    self.frozen = Some(reason.clone());
+                    tracing::error!(reason, "frozen");
+                    self.control.say(&FromWorker::Frozen { reason });
+                }
+            }
+            Err(e) => {
+                self.connecting = None;
+                self.freeze(format!("fence: {e}"));
+            }
+        }
+    }
+
+    fn connect_queues(&mut self) {
+        let (Some(held), Some(connecting)) = (&mut self.held, &self.connecting) else { return };
+        let connect = &connecting.connect;
+        let discard = held.opened.discard;
+        let limits = Limits {
+            capacity_sectors: held.opened.capacity_sectors,
+            alignment_sectors: u64::from(held.opened.logical_block_len_bytes / 512),
+            read_only: held.opened.read_only,
+            max_indirect_segments: held.open.max_indirect_segments,
+            discard: discard.is_some(),
+            discard_secure: discard.is_some_and(|d| d.secure),
+            barrier: connect.barrier,
+        };
+        let Some(memory) = held.memory.take() else { return };
+        let parts = memory.split(connect.queues.len());
+        self.running = connect.queues.len();
+        for ((handle, ring), memory) in held.queues.iter().zip(&connect.queues).zip(parts) {
+            handle.command(Command::Connect(Box::new(Terms {
+                frontend: held.open.frontend,
+                connection: connect.connection,
+                ring: ring.clone(),
+                abi: connect.abi,
+                mode: connect.mode,
+                limits,
+                memory,
+            })));
+        }
+        // Threads of queues that this frontend does not use end here.
+        held.queues.truncate(connect.queues.len());
+    }
+
+    fn note(&mut self, report: Report) {
+        match report {
+            Report::Ready | Report::NotReady(_) => {}
+            Report::Connected(replayed) => self.note_connected(replayed),
+            Report::Failed(fault, why) => {
+                self.running = self.running.saturating_sub(1);
+                self.connecting = None;
+                self.command_all(|| Command::Abandon);
+                self.fail(fault, why);
+            }
+            Report::Violation(reason) => {
+                tracing::warn!(reason, "the frontend broke the protocol");
+                self.violation = Some(reason.clone());
+                self.command_all(|| Command::Abandon);
+                self.control.say(&FromWorker::Violation { reason });
+            }
+            Report::Frozen(reason) => self.freeze(reason),
+            Report::Stopped => self.running = self.running.saturating_sub(1),
+        }
+    }
+
+    fn note_connected(&mut self, replayed: u32) {
+        let Some(connecting) = &mut self.connecting else { return };
+        connecting.replayed += replayed;
+        connecting.left = connecting.left.saturating_sub(1);
+        if connecting.left > 0 {
+            return;
+        }
+        let (replayed, fence_ms) = (connecting.replayed, connecting.fence_ms.unwrap_or(0));
+        self.connecting = None;
+        if self.phase == Phase::Opened {
+            self.phase = Phase::Connected;
+        }
+        tracing::info!(replayed, fence_ms, "connected");
+        self.control.say(&FromWorker::Connected { replayed, fence_ms });
+    }
+
+    fn command_all(&self, command: impl Fn() -> Command) {
+        if let Some(held) = &self.held {
+            held.queues.iter().for_each(|q| q.command(command()));
+        }
+    }
+
+    fn close(&mut self) {
+        if self.closing_since.is_some() {
+            return;
+        }
+        self.closing_since = Some(Instant::now());
+        let abandoned = self.phase == Phase::Frozen || self.violation.is_some();
+        self.phase = Phase::Disconnecting;
+        self.command_all(|| if abandoned { Command::Abandon } else { Command::Close });
+    }
+
+    fn has_closed(&self) -> bool {
+        self.closing_since.is_some_and(|since| self.running == 0 || since.elapsed() > CLOSE_LIMIT)
+    }
+
+    fn look_at_size(&mut self) {
+        self.size_seen = Instant::now();
+        let Some(held) = &mut self.held else { return };
+        let capacity_sectors = match held.target.capacity_sectors() {
+            Ok(now) => now,
+            Err(e) => return tracing::warn!(error = %e, "size of the target"),
+        };
+        if capacity_sectors == held.opened.capacity_sectors {
+            return;
+        }
+        tracing::info!(from = held.opened.capacity_sectors, to = capacity_sectors, "resized");
+        held.opened.capacity_sectors = capacity_sectors;
+        held.device.capacity_sectors.store(capacity_sectors, Ordering::Relaxed);
+        self.control.say(&FromWorker::Resized { capacity_sectors });
+    }
+}

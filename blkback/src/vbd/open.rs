@@ -1,0 +1,140 @@
+//! `Open`: everything that needs privileges, in order, then the end of them. Knows nothing of the frontend beside its number.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use worker::counters;
+use worker::journal::Journal;
+use worker::message::{Fault, Open, Opened, Phase};
+use worker::uring::Uring;
+use worker::wake::Bell;
+use xen_ring::PAGE_LEN;
+use xenbus::DomId;
+use xenbus::hv::Hypervisor;
+use xenbus::memory::LocalMemory;
+
+use super::{Held, Vbd};
+use crate::figures::{self, Figures};
+use crate::queue::{Device, Parts, journal_shape};
+use crate::target::Target;
+use crate::thread::{self, Handle, Line, Report};
+use crate::wire::SEGMENTS_PER_PAGE;
+
+/// More queues than that gain nothing and cost each a thread.
+const MAX_QUEUES: u16 = 16;
+/// `ring-page-order` 4: 16 pages.
+const MAX_RING_ORDER: u8 = 4;
+/// Below that, a queue could not hold a single chunk.
+const MIN_BUFFER_PAGES_PER_QUEUE: u64 = 16;
+const THREAD_STACK_LEN: usize = 256 << 10;
+const READY_LIMIT: Duration = Duration::from_secs(30);
+
+impl<H: Hypervisor> Vbd<H>
+where
+    H::Grants: 'static,
+    H::Events: 'static,
+{
+    pub(super) fn open(&mut self, open: Open) -> Result<Opened, (Fault, String)> {
+        check(&open)?;
+        let target = Target::open(&open.target, open.read_only, open.discard)
+            .map_err(|e| (Fault::Target, e.to_string()))?;
+        let opened = target.opened().clone();
+        let device = Arc::new(Device::default());
+        device.capacity_sectors.store(opened.capacity_sectors, Ordering::Relaxed);
+        let host = |what: &str, e: &dyn std::fmt::Display| (Fault::Host, format!("{what}: {e}"));
+        let memory = usize::try_from(open.buffer_len_bytes)
+            .map_err(|e| host("buffers", &e))
+            .and_then(|len| LocalMemory::new(len).map_err(|e| host("buffers", &e)))?;
+        let nr_queues = u32::from(open.max_queues);
+        let counters = counters::open(&open.run_dir.join("counters"), &figures::NAMES, nr_queues)
+            .map_err(|e| host("counters file", &e))?;
+        let mut queues = Vec::new();
+        for (number, counters) in counters.into_iter().enumerate() {
+            let handle = self
+                .spawn(number, &open, &target, &device, &memory, Figures(counters))
+                .map_err(|e| host(&format!("queue {number}"), &e))?;
+            queues.push(handle);
+        }
+        self.wait_until_ready(queues.len())?;
+        self.phase = Phase::Opened;
+        self.held = Some(Held { open, opened: opened.clone(), target, device, memory: Some(memory), queues });
+        Ok(opened)
+    }
+
+    fn spawn(
+        &self,
+        number: usize,
+        open: &Open,
+        target: &Target,
+        device: &Arc<Device>,
+        memory: &LocalMemory,
+        figures: Figures,
+    ) -> anyhow::Result<Handle> {
+        let frontend = DomId(open.frontend);
+        let grants = self.host.open_grants(frontend)?;
+        let events = self.host.open_events(frontend)?;
+        let bell = Bell::new()?;
+        let most_slots = xen_ring::nr_slots(1 << open.max_ring_order, 108);
+        let shape = journal_shape(most_slots, open.max_indirect_segments);
+        let journal = Journal::open(&open.run_dir.join(format!("journal-{number}")), shape)?;
+        let files = [target.as_fd(), events.as_fd(), bell.as_fd()];
+        let uring = Uring::new(most_slots.clamp(64, 512), &files, memory)?;
+        if !uring.memory_registered() {
+            tracing::warn!(
+                len_bytes = open.buffer_len_bytes,
+                "buffers are not registered with io_uring: raise the memlock limit (LimitMEMLOCK=infinity)"
+            );
+        }
+        let (commands, for_thread) = crossbeam_channel::unbounded();
+        let line =
+            Line { number, commands: for_thread, reports: self.reporter.clone(), bell: self.bell.clone() };
+        let parts =
+            Parts { device: Arc::clone(device), grants, events, uring, bell: bell.clone(), journal, figures };
+        std::thread::Builder::new()
+            .name(format!("queue-{number}"))
+            .stack_size(THREAD_STACK_LEN)
+            .spawn(move || thread::run(parts, &line))?;
+        Ok(Handle { commands, bell })
+    }
+
+    fn wait_until_ready(&self, nr_queues: usize) -> Result<(), (Fault, String)> {
+        for _ in 0..nr_queues {
+            match self.reports.recv_timeout(READY_LIMIT) {
+                Ok((_, Report::Ready)) => {}
+                Ok((number, Report::NotReady(why))) => {
+                    return Err((Fault::Host, format!("queue {number}: {why}")));
+                }
+                Ok((number, other)) => return Err((Fault::Host, format!("queue {number}: {other:?}"))),
+                Err(e) => return Err((Fault::Host, format!("a queue's thread did not start: {e}"))),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check(open: &Open) -> Result<(), (Fault, String)> {
+    let refuse = |why: String| Err((Fault::Host, why));
+    if open.frontend >= DomId::FIRST_RESERVED.0 {
+        return refuse(format!("frontend {}: not a guest's number", open.frontend));
+    }
+    if !(1..=MAX_QUEUES).contains(&open.max_queues) {
+        return refuse(format!("max_queues {}: 1 to {MAX_QUEUES} are allowed", open.max_queues));
+    }
+    if open.max_ring_order > MAX_RING_ORDER {
+        return refuse(format!("max_ring_order {}: 0 to {MAX_RING_ORDER} are allowed", open.max_ring_order));
+    }
+    if usize::from(open.max_indirect_segments) > SEGMENTS_PER_PAGE {
+        let most = SEGMENTS_PER_PAGE;
+        return refuse(format!(
+            "max_indirect_segments {}: 0 to {most} are allowed",
+            open.max_indirect_segments
+        ));
+    }
+    let least = MIN_BUFFER_PAGES_PER_QUEUE * u64::from(open.max_queues) * PAGE_LEN as u64;
+    if open.buffer_len_bytes < least {
+        return refuse(format!("buffer_len_bytes {}: at least {least} are needed", open.buffer_len_bytes));
+    }
+    Ok(())
+}

@@ -1,0 +1,194 @@
+//! What a connected vbd does for an honest frontend, from `Open` to `Disconnected`, in the real process.
+
+mod world;
+
+use std::os::unix::fs::FileExt;
+
+use blkback::wire::{OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, OP_WRITE_BARRIER};
+use worker::message::{Abi, FromWorker, Phase, ToWorker};
+use world::{Frontend, Worker, World};
+use xen_ring::PAGE_LEN;
+
+const MIB: u64 = 1 << 20;
+
+fn serving(world: &World, frontend: &Frontend) -> Worker {
+    let mut worker = Worker::spawn(world.dir.path());
+    assert!(matches!(
+        worker.ask(&ToWorker::Hello { version: 1 }),
+        FromWorker::Hello { phase: Phase::Started, opened: None, .. }
+    ));
+    worker.open(world.open());
+    assert_eq!(worker.connect(world.connect(frontend)), 0);
+    worker
+}
+
+/// Bytes written by the guest are on the disk and come back, in both layouts, at sector granularity; then all is let go.
+#[test]
+fn writes_reach_the_disk_and_come_back() {
+    for abi in [Abi::Native64, Abi::X86_32] {
+        let world = World::new(16 * MIB);
+        let mut guest = Frontend::new(&world.guest, 1, 0, abi, 16);
+        let worker = serving(&world, &guest);
+        guest.fill(0, 0xa1);
+        guest.fill(1, 0xb2);
+
+        let segments = [(0, 0, 7), (1, 2, 4)];
+        assert_eq!(guest.ask(0, guest.request(OP_WRITE, 1, 9, &segments)), 0);
+        assert_eq!(guest.ask(0, guest.request(OP_FLUSH_DISKCACHE, 2, 0, &[])), 0);
+        assert_eq!(guest.ask(0, guest.request(OP_READ, 3, 12, &[(2, 0, 7)])), 0);
+
+        let mut on_disk = [0; 11 * 512];
+        std::fs::File::open(&world.image).unwrap().read_exact_at(&mut on_disk, 9 * 512).unwrap();
+        assert_eq!(on_disk[..PAGE_LEN], [0xa1; PAGE_LEN]);
+        assert_eq!(on_disk[PAGE_LEN..], [0xb2; 3 * 512]);
+        assert_eq!(guest.page(2)[..5 * 512], [0xa1; 5 * 512]);
+        assert_eq!(guest.page(2)[5 * 512..], [0xb2; 3 * 512]);
+        worker.disconnect();
+        assert_eq!(world.guest.held(), xenbus::sim::Held::default(), "nothing mapped or bound is left");
+    }
+}
+
+/// A megabyte by an indirect request, larger than a chunk and as large as the queue's buffers.
+#[test]
+fn indirect_requests() {
+    let world = World::new(16 * MIB);
+    let mut guest = Frontend::new(&world.guest, 1, 0, Abi::Native64, 600);
+    let worker = serving(&world, &guest);
+    let out: Vec<usize> = (1..257).collect();
+    let back: Vec<usize> = (301..557).collect();
+    for &page in &out {
+        guest.fill(page, u8::try_from(page % 251).unwrap());
+    }
+
+    let write = guest.indirect(OP_WRITE, 1, 8, 0, &out);
+    let read = guest.indirect(OP_READ, 2, 8, 300, &back);
+    guest.send(0, &[write]);
+    let wrote = guest.answers(0, 1)[0];
+    guest.send(0, &[read]);
+    let done = guest.answers(0, 1)[0];
+
+    assert_eq!((wrote.operation, wrote.status), (OP_WRITE, 0));
+    assert_eq!((done.operation, done.status), (OP_READ, 0), "the inner operation is echoed");
+    for (a, b) in out.iter().zip(&back) {
+        assert_eq!(guest.page(*a), guest.page(*b));
+    }
+    worker.disconnect();
+}
+
+/// Full rings on two queues with more data than there are buffers: all waits, nothing fails.
+#[test]
+fn two_full_queues_share_few_buffers() {
+    let world = World::new(64 * MIB);
+    let mut guest = Frontend::new(&world.guest, 2, 2, Abi::Native64, 2 * 128 * 11);
+    let worker = serving(&world, &guest);
+    for round in 0..3u64 {
+        for queue in 0..2usize {
+            let requests: Vec<_> = (0..128usize)
+                .map(|i| {
+                    let first = (queue * 128 + i) * 11;
+                    let segments: Vec<_> = (first..first + 11).map(|page| (page, 0, 7)).collect();
+                    segments.iter().for_each(|s| guest.fill(s.0, u8::try_from((s.0 + 1) % 251).unwrap()));
+                    let operation = if round == 2 { OP_READ } else { OP_WRITE };
+                    guest.request(operation, i as u64, first as u64 * 8, &segments)
+                })
+                .collect();
+            guest.send(queue, &requests);
+        }
+        for queue in 0..2 {
+            let mut answers = guest.answers(queue, 128);
+            answers.sort_unstable();
+            assert!(answers.iter().zip(0..).all(|(a, i)| a.id == i && a.status == 0), "{answers:?}");
+        }
+    }
+    let image = std::fs::read(&world.image).unwrap();
+    for page in 0..2 * 128 * 11usize {
+        assert_eq!(image[page * PAGE_LEN], u8::try_from((page + 1) % 251).unwrap(), "page {page}");
+    }
+    worker.disconnect();
+}
+
+/// B20: barriers among writes, 32 back to back, with and without data: order is kept and each is answered.
+#[test]
+fn barriers() {
+    let world = World::new(16 * MIB);
+    let mut guest = Frontend::new(&world.guest, 1, 0, Abi::Native64, 32);
+    let worker = serving(&world, &guest);
+    let requests: Vec<_> = (0..32usize)
+        .map(|i| {
+            guest.fill(i, u8::try_from(i + 1).unwrap());
+            match i % 4 {
+                0 => guest.request(OP_WRITE, i as u64, 0, &[(i, 0, 7)]),
+                3 => guest.request(OP_WRITE_BARRIER, i as u64, 0, &[]),
+                _ => guest.request(OP_WRITE_BARRIER, i as u64, 0, &[(i, 0, 7)]),
+            }
+        })
+        .collect();
+
+    guest.send(0, &requests);
+    let answers = guest.answers(0, 32);
+
+    assert!(answers.iter().zip(0..).all(|(a, i)| a.id == i && a.status == 0), "{answers:?}");
+    let image = std::fs::read(&world.image).unwrap();
+    assert_eq!(image[..PAGE_LEN], [31; PAGE_LEN], "the last barrier's data came last");
+    worker.disconnect();
+}
+
+/// Discard gives blocks back and reads as zeroes; a piece beyond the end is refused.
+#[test]
+fn discard_punches_holes() {
+    use std::os::unix::fs::MetadataExt;
+    let world = World::new(16 * MIB);
+    let mut guest = Frontend::new(&world.guest, 1, 0, Abi::Native64, 16);
+    let worker = serving(&world, &guest);
+    guest.fill(0, 0xff);
+    let all: Vec<_> = (0..11).map(|_| (0, 0, 7)).collect();
+    assert_eq!(guest.ask(0, guest.request(OP_WRITE, 1, 0, &all)), 0);
+    assert_eq!(guest.ask(0, guest.request(OP_FLUSH_DISKCACHE, 2, 0, &[])), 0);
+    let before = std::fs::metadata(&world.image).unwrap().blocks();
+
+    assert_eq!(guest.ask(0, guest.discard(3, 0, 80)), 0);
+    assert_eq!(guest.ask(0, guest.discard(4, 16 * MIB / 512 - 1, 2)), -1);
+    assert_eq!(guest.ask(0, guest.request(OP_READ, 5, 0, &[(1, 0, 7)])), 0);
+
+    assert!(std::fs::metadata(&world.image).unwrap().blocks() < before);
+    assert_eq!(guest.page(1), [0; PAGE_LEN]);
+    worker.disconnect();
+}
+
+/// splitd dies and comes back: I/O goes on meanwhile and the new one hears where the worker stands.
+#[test]
+fn survives_splitd() {
+    let world = World::new(16 * MIB);
+    let mut guest = Frontend::new(&world.guest, 1, 0, Abi::Native64, 16);
+    let mut worker = serving(&world, &guest);
+
+    worker.socket.shutdown(std::net::Shutdown::Both).unwrap();
+    assert_eq!(guest.ask(0, guest.request(OP_WRITE, 1, 0, &[(0, 0, 7)])), 0);
+    worker.redial();
+
+    match worker.ask(&ToWorker::Hello { version: 1 }) {
+        FromWorker::Hello { phase: Phase::Connected, opened: Some(_), connection: Some(1), .. } => {}
+        other => panic!("{other:?}"),
+    }
+    worker.disconnect();
+}
+
+/// The disk grows and shrinks under a connected guest: noticed by itself, and the new end holds (B29).
+#[test]
+fn resize_is_noticed() {
+    let world = World::new(16 * MIB);
+    let mut guest = Frontend::new(&world.guest, 1, 0, Abi::Native64, 16);
+    let mut worker = serving(&world, &guest);
+    let image = std::fs::OpenOptions::new().write(true).open(&world.image).unwrap();
+    let last = |mib: u64| mib * MIB / 512 - 8;
+    assert_eq!(guest.ask(0, guest.request(OP_READ, 1, last(32), &[(0, 0, 7)])), -1);
+
+    image.set_len(32 * MIB).unwrap();
+    assert_eq!(worker.hear(), FromWorker::Resized { capacity_sectors: 32 * MIB / 512 });
+    assert_eq!(guest.ask(0, guest.request(OP_READ, 2, last(32), &[(0, 0, 7)])), 0);
+    image.set_len(16 * MIB).unwrap();
+    worker.tell(&ToWorker::Refresh);
+    assert_eq!(worker.hear(), FromWorker::Resized { capacity_sectors: 16 * MIB / 512 });
+    assert_eq!(guest.ask(0, guest.request(OP_READ, 3, last(32), &[(0, 0, 7)])), -1);
+    worker.disconnect();
+}
