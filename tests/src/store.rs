@@ -83,7 +83,8 @@ impl StoreClient {
         request.encode(req_id, self.transaction, &mut bytes).map_err(too_long)?;
         self.stream.write_all(&bytes)?;
         loop {
-            let message = self.receive(ANSWER_TIMEOUT)?.ok_or_else(|| io::Error::from(io::ErrorKind::TimedOut))?;
+            let message =
+                self.receive(ANSWER_TIMEOUT)?.ok_or_else(|| io::Error::from(io::ErrorKind::TimedOut))?;
             if message.kind == Kind::WATCH_EVENT {
                 self.queue(&message);
             } else if message.req_id == req_id {
