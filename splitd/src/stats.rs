@@ -1,16 +1,88 @@
-//! Counters of devices as JSON, read from the files that their workers write. Knows nothing of how they are counted.
+//! Counters of devices as JSON, read from the files that their workers write: sums over all queues, quantiles of each
+//! distribution, and the queues one by one. Knows nothing of what is counted.
 
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use worker::counters::{self, Snapshot};
 
-use crate::id::DeviceId;
+use crate::id::{self, DeviceId};
 use crate::report::Row;
 
-/// Of all devices, or of one.
-pub(crate) fn all(run_dir: &Path, rows: &[Row], only: Option<DeviceId>) -> Value {
-    let _ = run_dir;
+/// Of all devices, or of one. A device that was never connected has no counters.
+#[must_use]
+pub fn all(run_dir: &Path, rows: &[Row], only: Option<DeviceId>) -> Value {
     let chosen = rows.iter().filter(|row| only.is_none() || row.id() == only);
-    let devices: Vec<_> = chosen.map(|row| json!({ "device": row.device })).collect();
+    let devices: Vec<_> = chosen.filter_map(|row| Some(device(run_dir, row.id()?, row))).collect();
     json!({ "devices": devices })
+}
+
+fn device(run_dir: &Path, id: DeviceId, row: &Row) -> Value {
+    let path = run_dir.join(id::dir_name(&id)).join("counters");
+    let mut figures = Map::new();
+    figures.insert("device".to_owned(), json!(row.device));
+    figures.insert("domain".to_owned(), json!(row.domain));
+    match counters::read(&path) {
+        Ok(snapshot) => {
+            add_sums(&mut figures, &snapshot);
+            let queues: Vec<_> = snapshot.queues.iter().map(|queue| json!(queue.counters)).collect();
+            figures.insert("queues".to_owned(), json!(queues));
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => {
+            figures.insert("error".to_owned(), json!(error.to_string()));
+        }
+    }
+    Value::Object(figures)
+}
+
+fn add_sums(figures: &mut Map<String, Value>, snapshot: &Snapshot) {
+    let Some(first) = snapshot.queues.first() else { return };
+    for name in first.counters.keys() {
+        figures.insert(name.clone(), json!(snapshot.total(name)));
+    }
+    for name in first.histograms.keys() {
+        let mut buckets = [0_u64; counters::BUCKETS];
+        for queue in &snapshot.queues {
+            let counted = queue.histograms.get(name).map(Vec::as_slice).unwrap_or_default();
+            buckets.iter_mut().zip(counted).for_each(|(sum, n)| *sum = sum.wrapping_add(*n));
+        }
+        for (quantile, percent) in [("p50", 50), ("p99", 99)] {
+            if let Some(at_most) = quantile_at_most(&buckets, percent) {
+                figures.insert(format!("{name}_{quantile}"), json!(at_most));
+            }
+        }
+    }
+}
+
+/// The end of the bucket in which the quantile lies; `None` if nothing was counted.
+fn quantile_at_most(buckets: &[u64], percent: u128) -> Option<u64> {
+    let total: u128 = buckets.iter().map(|n| u128::from(*n)).sum();
+    let mut seen = 0;
+    let bucket = buckets.iter().position(|n| {
+        seen += u128::from(*n);
+        seen > 0 && seen * 100 >= total * percent
+    })?;
+    let next = u32::try_from(bucket).ok()? + 1;
+    Some(1_u64.checked_shl(next).map_or(u64::MAX, |end| end - 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A quantile is told by the end of its bucket: never better than it was.
+    #[test]
+    fn quantiles() {
+        let mut buckets = [0; counters::BUCKETS];
+        assert_eq!(quantile_at_most(&buckets, 50), None);
+        buckets[10] = 98;
+        buckets[20] = 2;
+        assert_eq!(quantile_at_most(&buckets, 50), Some(2047));
+        assert_eq!(quantile_at_most(&buckets, 98), Some(2047));
+        assert_eq!(quantile_at_most(&buckets, 99), Some((1 << 21) - 1));
+        buckets = [0; counters::BUCKETS];
+        buckets[63] = u64::MAX;
+        assert_eq!(quantile_at_most(&buckets, 50), Some(u64::MAX));
+    }
 }

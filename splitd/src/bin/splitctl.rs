@@ -173,5 +173,18 @@ fn show(result: Value, output: &Output) -> String {
 }
 
 fn stats(result: Value, output: &Output) -> String {
-    if output.json { as_json(result) } else { table::pairs(&take_rows(&result)) }
+    if output.json {
+        return as_json(result);
+    }
+    let mut rows = take_rows(&result);
+    for row in &mut rows {
+        if let Some(figures) = row.as_object_mut() {
+            figures.remove("queues");
+        }
+    }
+    if std::io::stdout().is_terminal() {
+        rows.iter().map(table::sheet).collect()
+    } else {
+        table::pairs(&rows)
+    }
 }
