@@ -1,5 +1,7 @@
 //! House rules that a machine can check, over every Rust file of the tree. Knows nothing about what the files do.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
