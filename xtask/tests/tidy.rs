@@ -13,6 +13,7 @@ const MAY_BE_UNSAFE: &[&str] = &[
     "splitd/src/process.rs",
     "worker/src/fence.rs",
     "worker/src/mapped_file.rs",
+    "worker/src/start.rs",
     "worker/src/uring.rs",
     "worker/src/wake.rs",
     "xenbus/src/memory.rs",
