@@ -29,12 +29,16 @@ const MANUALS: &str = "dist/man";
 
 /// Builds target/dist/splitd_VERSION_amd64.deb and gives back its path.
 pub(crate) fn build() -> Result<PathBuf> {
-    build_as(env!("CARGO_PKG_VERSION"))
+    command::run(command::cargo().args(["build", "--release", "--quiet", "-p", "splitd", "-p", "blkback"]))?;
+    package(env!("CARGO_PKG_VERSION"))
 }
 
-/// The same programs packaged under another version, so that the lab can upgrade and downgrade.
-pub(crate) fn build_as(version: &str) -> Result<PathBuf> {
-    command::run(command::cargo().args(["build", "--release", "--quiet", "-p", "splitd", "-p", "blkback"]))?;
+/// The programs that `build` left, packaged under a later version, so that the lab can upgrade and downgrade.
+pub(crate) fn next() -> Result<PathBuf> {
+    package(concat!(env!("CARGO_PKG_VERSION"), "+next"))
+}
+
+fn package(version: &str) -> Result<PathBuf> {
     let root = command::root();
     let dist = command::target().join("dist");
     let tree = dist.join(format!("splitd_{version}"));

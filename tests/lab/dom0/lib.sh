@@ -63,15 +63,20 @@ file_system() {
 }
 
 # ---- guests
-# guest_config NAME DISK…: writes the guest's xl.cfg; prints its path. VCPUS, MEMORY, KERNEL and EXTRA may be set before.
+# guest_config NAME DISK…: writes the guest's xl.cfg; prints its path. VCPUS, MEMORY, KERNEL (a version, or grub) and EXTRA
+# may be set before.
 guest_config() {
   local name=$1 file=/run/lab/guests/$1.cfg
   shift
   mkdir -p /run/lab/guests
   {
     echo "name=\"$name\""
-    echo "kernel=\"/lab/guest/${KERNEL:-$LAB_GUEST}/vmlinuz\""
-    echo "ramdisk=\"/lab/guest/${KERNEL:-$LAB_GUEST}/initrd\""
+    if [ "${KERNEL:-}" = grub ]; then
+      echo 'kernel="/usr/lib/grub-xen/grub-x86_64-xen.bin"'
+    else
+      echo "kernel=\"/lab/guest/${KERNEL:-$LAB_GUEST}/vmlinuz\""
+      echo "ramdisk=\"/lab/guest/${KERNEL:-$LAB_GUEST}/initrd\""
+    fi
     echo "extra=\"console=hvc0 quiet loglevel=1 panic=-1 mitigations=off\""
     echo "memory=${MEMORY:-256}"
     echo "vcpus=${VCPUS:-1}"
@@ -165,6 +170,51 @@ verify() {
   grep -q 'err= 0' <<< "$said" || fail "fio: $(grep -m1 'err=' <<< "$said")"
 }
 
+# verify_until_stopped NAME: fio writes and verifies the guest's xvdb at depth 32, over and over, until verify_stop.
+verify_until_stopped() {
+  guest_job "$1" verify "while [ ! -e /run/stop ]; do $VERIFY --filename=/dev/xvdb --size=16M --rw=randwrite --bs=4k --iodepth=32 || exit 1; done"
+  must_within 60 guest_io_since "$1" 0
+}
+verify_stop() {
+  local said
+  guest_run "$1" 'touch /run/stop'
+  must_within 600 guest_job_done "$1" verify
+  said=$(guest_job_output "$1" verify) || fail "fio: $(grep -m1 -i -e 'verify' -e 'error' <<< "$said")"
+}
+# guest_io_since NAME COUNT: whether its xvdb has completed more than COUNT requests; the count is left in IO_COUNT.
+guest_io_since() {
+  IO_COUNT=$(guest_run "$1" "awk '{print \$1 + \$5}' /sys/block/xvdb/stat")
+  [ "$IO_COUNT" -gt "$2" ]
+}
+# kills_under_verify PERSISTENT worker|splitd ROUNDS: SIGKILL, again and again, with I/O seen to go on after each.
+kills_under_verify() {
+  local round victim root_worker spec
+  splitd_setting "persistent = $1"
+  guest_start g "$(disk xvda "$(root_image g)")"
+  root_worker=$(workers)
+  attach g xvdb "$(image data 64)"
+  verify_until_stopped g
+  for round in $(seq "$3"); do
+    if [ "$2" = worker ]; then
+      victim=$(workers | grep -vx "$root_worker")
+      kill -9 "$victim"
+      must_within 60 eval '[ -n "$(workers | grep -vx -e '"$root_worker"' -e '"$victim"')" ]'
+    else
+      spec=$(workers | sort | xargs)
+      kill -9 "$(pgrep -x splitd)"
+      must_within 10 splitd_stopped
+      splitd_start
+      must_within 30 eval 'splitctl list | grep -q xvdb'
+      [ "$(workers | sort | xargs)" = "$spec" ] || fail "round $round: workers $spec became $(workers | sort | xargs)"
+    fi
+    expect "round $round: the backend left state 4" node_is "$(backend_path g xvdb)/state" 4
+    must_within 120 guest_io_since g "$((IO_COUNT + 64))"
+  done
+  verify_stop g
+  guest_kernel_quiet g
+  guest_stop g
+}
+
 # verify_everything NAME: on its xvdb, small requests on every queue, large ones, then writes with discards between.
 verify_everything() {
   local said
@@ -201,17 +251,33 @@ note() { echo "NOTE $*" >> /host/results; }
 # ---- splitd
 splitd_answers() { splitctl list > /dev/null 2>&1; }
 splitd_start() {
-  setsid splitd >> "$SPLITD_LOG" 2>&1 < /dev/null &
+  if [ -d /run/systemd/system ]; then
+    systemctl start splitd.service
+  else
+    setsid splitd >> "$SPLITD_LOG" 2>&1 < /dev/null &
+  fi
   must_within 30 splitd_answers
 }
 splitd_stopped() { ! pgrep -x splitd > /dev/null; }
-splitd_stop() { pkill -x splitd; wait_for 10 splitd_stopped || { pkill -9 -x splitd; wait_for 10 splitd_stopped; }; }
+splitd_stop() {
+  if [ -d /run/systemd/system ]; then
+    systemctl stop splitd.service
+  else
+    pkill -x splitd || true
+  fi
+  wait_for 10 splitd_stopped || pkill -9 -x splitd
+  must_within 10 splitd_stopped
+}
 workers() { pgrep -x blkback || true; }
 # splitd_serves_all: what an operator writes who moves a host with its xl.cfg lines as they are.
-splitd_serves_all() {
+splitd_serves_all() { splitd_setting 'serve = "all"'; }
+# splitd_setting LINE: that line in splitd.toml instead of the key's other value; splitd is restarted when it changes.
+splitd_setting() {
   [ "$LAB_BACKEND" = splitd ] || return 0
-  grep -q '^serve = "all"' /etc/splitd/splitd.toml && return 0
-  echo 'serve = "all"' >> /etc/splitd/splitd.toml
+  local file=/etc/splitd/splitd.toml
+  grep -qxF -- "$1" "$file" && return 0
+  sed -i "/^${1%% *} *=/d" "$file"
+  echo "$1" >> "$file"
   splitd_stop
   splitd_start
 }
@@ -222,6 +288,7 @@ evidence() {
   mkdir -p "$to"
   cp "/host/logs/$1.log" "$to/scenario.log" 2>/dev/null
   cp -r "$CONSOLES" "$to/" 2>/dev/null
+  [ ! -d /run/systemd/system ] || journalctl --no-pager -b > "$to/journal.txt" 2>&1
   cp /var/log/xen/*.log /var/log/splitd.log "$to/" 2>/dev/null
   xenstore-ls -fp > "$to/xenstore.txt" 2>&1
   { xl list; ps -ef; dmesg | tail -100; } > "$to/dom0.txt" 2>&1

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 
 use super::Plan;
 use super::image::Images;
-use crate::command;
+use crate::{command, dist};
 
 /// Lays the directory out anew and gives back its path. `mode` is what dom0 does once it is up: `plan` or `shell`.
 pub(crate) fn lay_out(
@@ -31,6 +31,7 @@ pub(crate) fn lay_out(
     copy_dir(&command::root().join("bench/fio"), &share.join("fio"))?;
     if let Some(deb) = deb {
         fs::copy(deb, share.join("splitd.deb")).with_context(|| format!("{}", deb.display()))?;
+        fs::copy(dist::next()?, share.join("splitd-next.deb")).context("the package to upgrade to")?;
     }
     for guest in guests {
         let dir = share.join("guest").join(guest.kernel()?);
