@@ -10,6 +10,7 @@ pub mod sim;
 pub mod state;
 pub mod store;
 pub mod vdev;
+pub mod xen;
 
 pub use ids::{DomId, GrantRef, Port};
 pub use path::{Device, DeviceKind};
