@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use blkback::vbd::Vbd;
 use clap::Parser;
-use worker::start;
+use worker::{sandbox, start};
 use xenbus::sim::Sim;
 use xenbus::xen::Xen;
 
@@ -38,6 +38,8 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    start::share_one_heap();
+    sandbox::close_all_but(arguments.listen_fd)?;
     let listener = start::adopt_listener(arguments.listen_fd)?;
     match (arguments.host.as_str(), arguments.host.strip_prefix("sim:")) {
         ("xen", _) => Ok(Vbd::new(Xen::default(), listener)?.run()?),
