@@ -3,9 +3,11 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use blkback::vbd::Vbd;
 use clap::Parser;
-use worker::start;
+use worker::{sandbox, start};
 use xenbus::sim::Sim;
+use xenbus::xen::Xen;
 
 /// Serves one virtual disk of one guest. Started by splitd, which speaks with it on a socket; of no use without.
 #[derive(Debug, Parser)]
@@ -36,9 +38,12 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    start::share_one_heap();
+    sandbox::close_all_but(arguments.listen_fd)?;
     let listener = start::adopt_listener(arguments.listen_fd)?;
-    match arguments.host.split_once(':') {
-        Some(("sim", dir)) => Ok(blkback::vbd::Vbd::new(Sim::open(Path::new(dir)), listener)?.run()?),
-        _ => anyhow::bail!("--host {}: sim:DIR is allowed", arguments.host),
+    match (arguments.host.as_str(), arguments.host.strip_prefix("sim:")) {
+        ("xen", _) => Ok(Vbd::new(Xen::default(), listener)?.run()?),
+        (_, Some(dir)) => Ok(Vbd::new(Sim::open(Path::new(dir)), listener)?.run()?),
+        _ => anyhow::bail!("--host {}: xen or sim:DIR is allowed", arguments.host),
     }
 }

@@ -12,6 +12,8 @@ pub mod log_limit;
 pub mod mapped_file;
 pub mod message;
 #[allow(unsafe_code)]
+pub mod sandbox;
+#[allow(unsafe_code)]
 pub mod start;
 #[allow(unsafe_code)]
 pub mod uring;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use worker::counters;
 use worker::journal::Journal;
 use worker::message::{Fault, Open, Opened, Phase};
+use worker::sandbox;
 use worker::uring::Uring;
 use worker::wake::Bell;
 use xen_ring::PAGE_LEN;
@@ -23,12 +24,15 @@ use crate::thread::{self, Handle, Line, Report};
 use crate::wire::SEGMENTS_PER_PAGE;
 
 /// More queues than that gain nothing and cost each a thread.
-const MAX_QUEUES: u16 = 16;
+const MAX_QUEUES: u16 = 64;
 /// `ring-page-order` 4: 16 pages.
 const MAX_RING_ORDER: u8 = 4;
 /// Below that, a queue could not hold a single chunk.
 const MIN_BUFFER_PAGES_PER_QUEUE: u64 = 16;
 const THREAD_STACK_LEN: usize = 256 << 10;
+/// What is left of ioctl: evtchn's bind, unbind, notify, reset; gntdev's map, unmap, copy; discards; a socket's FIONBIO.
+const IOCTLS: [u32; 10] =
+    [0x8_4501, 0x4_4503, 0x4_4504, 0x4505, 0x18_4700, 0x10_4701, 0x10_4708, 0x1277, 0x127d, 0x5421];
 const READY_LIMIT: Duration = Duration::from_secs(30);
 
 impl<H: Hypervisor> Vbd<H>
@@ -58,6 +62,7 @@ where
             queues.push(handle);
         }
         self.wait_until_ready(queues.len())?;
+        sandbox::lock_in(open.uid, &IOCTLS).map_err(|e| host("giving up privileges", &e))?;
         self.phase = Phase::Opened;
         self.held = Some(Held { open, opened: opened.clone(), target, device, memory: Some(memory), queues });
         Ok(opened)
