@@ -234,7 +234,7 @@ impl Driver<'_> {
     }
 
     fn take_messages(&mut self, input: &mut BytesMut) -> Result<(), Lost> {
-        while let Some(message) = Message::decode(input)? {
+        while let Some(message) = Message::decode_answer(input)? {
             if message.kind == Kind::WATCH_EVENT {
                 self.take_event(&message)?;
             } else {

@@ -8,28 +8,44 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf, pipe};
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::sleep;
 
 use super::Address;
 
 /// Bytes asked for by one `read`.
 const READ_LEN: usize = 8192;
+/// How often, and with which pauses, a socket is tried that has too many waiting: for 10 s.
+const CONNECT_ATTEMPTS: u32 = 1000;
+const CONNECT_PAUSE: Duration = Duration::from_millis(10);
 
 /// Opens a connection.
 pub(super) async fn open(address: &Address) -> io::Result<(Incoming, Outgoing)> {
     match address {
         Address::Socket(path) => {
-            let (incoming, outgoing) = UnixStream::connect(path).await?.into_split();
+            let (incoming, outgoing) = connect(path).await?.into_split();
             let outgoing = Outgoing::Socket { stream: outgoing, unsent: BytesMut::new() };
             Ok((Incoming::Socket(incoming), outgoing))
         }
         Address::Device(path) => open_device(path),
     }
+}
+
+/// Connects to a socket. xenstored lets one connection wait to be accepted and has the others told `EAGAIN`.
+async fn connect(path: &Path) -> io::Result<UnixStream> {
+    for _ in 0..CONNECT_ATTEMPTS {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(CONNECT_PAUSE).await,
+            result => return result,
+        }
+    }
+    UnixStream::connect(path).await
 }
 
 fn open_device(path: &Path) -> io::Result<(Incoming, Outgoing)> {

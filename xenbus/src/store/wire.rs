@@ -19,6 +19,8 @@ pub use request::{BadRequest, Request};
 pub const HEADER_LEN: usize = 16;
 /// The longest payload (`XENSTORE_PAYLOAD_MAX`). A socket peer that sends more is cut off.
 pub const PAYLOAD_MAX: usize = 4096;
+/// The longest payload that is taken from a store.
+pub const ANSWER_MAX: usize = 1 << 20;
 /// The longest absolute path (`XENSTORE_ABS_PATH_MAX`).
 pub const ABSOLUTE_PATH_MAX: usize = 3072;
 /// The longest relative path (`XENSTORE_REL_PATH_MAX`).
@@ -78,16 +80,18 @@ pub struct Message {
     pub req_id: u32,
     /// The transaction it belongs to; 0 is none.
     pub tx_id: u32,
-    /// At most [`PAYLOAD_MAX`] bytes.
+    /// At most [`PAYLOAD_MAX`] bytes, or [`ANSWER_MAX`] of an answer.
     pub payload: Bytes,
 }
 
-/// A payload longer than [`PAYLOAD_MAX`]: announced by a peer, after which its stream means nothing, or about to be sent.
+/// A payload that is too long: announced by a peer, after which its stream means nothing, or about to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a xenstore message of {len} bytes; at most {PAYLOAD_MAX} are allowed")]
+#[error("a xenstore message of {len} bytes; at most {allowed} are allowed")]
 pub struct TooLong {
     /// Bytes of the payload.
     pub len: usize,
+    /// The most there may be.
+    pub allowed: usize,
 }
 
 impl Message {
@@ -118,14 +122,23 @@ impl Message {
     ///
     /// After an error the stream has no meaning any more, and the peer must be cut off.
     pub fn decode(input: &mut BytesMut) -> Result<Option<Self>, TooLong> {
+        Self::decode_within(PAYLOAD_MAX, input)
+    }
+
+    /// As [`Message::decode`], for an answer, which may be longer: oxenstored sends a long list of children whole.
+    pub fn decode_answer(input: &mut BytesMut) -> Result<Option<Self>, TooLong> {
+        Self::decode_within(ANSWER_MAX, input)
+    }
+
+    fn decode_within(allowed: usize, input: &mut BytesMut) -> Result<Option<Self>, TooLong> {
         let Some((header, _)) = input.split_first_chunk::<HEADER_LEN>() else { return Ok(None) };
         let mut header = &header[..];
         let kind = Kind(header.get_u32_le());
         let req_id = header.get_u32_le();
         let tx_id = header.get_u32_le();
         let len = usize::try_from(header.get_u32_le()).unwrap_or(usize::MAX);
-        if len > PAYLOAD_MAX {
-            return Err(TooLong { len });
+        if len > allowed {
+            return Err(TooLong { len, allowed });
         }
         if input.len() < HEADER_LEN + len {
             return Ok(None);
@@ -150,7 +163,7 @@ fn encode(
 ) -> Result<(), TooLong> {
     let len = parts.iter().map(|part| part.len()).sum();
     let Some(len_word) = u32::try_from(len).ok().filter(|_| len <= PAYLOAD_MAX) else {
-        return Err(TooLong { len });
+        return Err(TooLong { len, allowed: PAYLOAD_MAX });
     };
     output.reserve(HEADER_LEN + len);
     for word in [kind.0, req_id, tx_id, len_word] {

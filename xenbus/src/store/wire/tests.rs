@@ -104,10 +104,24 @@ fn the_longest_payload_is_4096() {
     assert!(Message::decode(&mut bytes).unwrap().is_some());
 
     let too_long = Request::Write { path: "/a", value: &value[2..] };
-    assert_eq!(too_long.encode(0, 0, &mut bytes), Err(TooLong { len: PAYLOAD_MAX + 1 }));
+    assert_eq!(
+        too_long.encode(0, 0, &mut bytes),
+        Err(TooLong { len: PAYLOAD_MAX + 1, allowed: PAYLOAD_MAX })
+    );
     assert!(bytes.is_empty());
     bytes.extend_from_slice(b"\x02\0\0\0\0\0\0\0\0\0\0\0\x01\x10\0\0");
-    assert_eq!(Message::decode(&mut bytes), Err(TooLong { len: PAYLOAD_MAX + 1 }));
+    assert_eq!(Message::decode(&mut bytes), Err(TooLong { len: PAYLOAD_MAX + 1, allowed: PAYLOAD_MAX }));
+}
+
+/// oxenstored answers `DIRECTORY` with all names, however many; there is a limit all the same.
+#[test]
+fn an_answer_may_be_longer_than_a_request() {
+    let mut bytes = BytesMut::from(&b"\x01\0\0\0\0\0\0\0\0\0\0\0\x01\x10\0\0"[..]);
+    assert_eq!(Message::decode_answer(&mut bytes), Ok(None));
+    bytes.extend_from_slice(&[0; PAYLOAD_MAX + 1]);
+    assert_eq!(Message::decode_answer(&mut bytes).unwrap().unwrap().payload.len(), PAYLOAD_MAX + 1);
+    bytes.extend_from_slice(b"\x01\0\0\0\0\0\0\0\0\0\0\0\x01\0\x10\0");
+    assert_eq!(Message::decode_answer(&mut bytes), Err(TooLong { len: ANSWER_MAX + 1, allowed: ANSWER_MAX }));
 }
 
 /// Errors travel by name; one without its NUL, as some stores sent it, is understood, an unknown one is not guessed at.
