@@ -8,3 +8,4 @@ pub mod oracle;
 pub mod prng;
 pub mod store;
 pub mod toolstack;
+pub mod world;

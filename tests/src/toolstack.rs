@@ -41,12 +41,12 @@ pub enum ToolError {
 /// What `xl` runs between state 2 and the guest's turn.
 #[derive(Clone, Debug)]
 pub enum Hotplug {
-    /// A script, run with libxl's environment and this one's additions.
-    Script {
-        /// Absolute path.
-        path: PathBuf,
-        /// More variables.
-        environment: Vec<(String, String)>,
+    /// What `block-splitd` does: asks splitd through splitctl, and writes what that says.
+    Splitctl {
+        /// The program.
+        splitctl: PathBuf,
+        /// splitd's run directory.
+        run_dir: PathBuf,
     },
     /// What the stock `block` script leaves behind for a target that is a block device or a loop device of its own.
     Stock,
@@ -133,7 +133,7 @@ fn flag(value: bool) -> String {
 
 fn backend_nodes(domain: DomId, disk: &DiskConfig, paths: &Paths) -> Vec<(&'static str, String)> {
     let script = match &disk.hotplug {
-        Hotplug::Script { path, .. } => path.display().to_string(),
+        Hotplug::Splitctl { .. } => "/etc/xen/scripts/block-splitd".to_owned(),
         Hotplug::Stock => "/etc/xen/scripts/block".to_owned(),
     };
     let mut nodes = vec![
@@ -220,28 +220,32 @@ impl Toolstack {
     }
 
     fn run_script(&mut self, disk: &DiskConfig, paths: &Paths, action: &str) -> Result<(), ToolError> {
-        let Hotplug::Script { path, environment } = &disk.hotplug else {
-            if action == "add" {
-                let target = disk.target.display().to_string();
-                self.store.write(&format!("{}/physical-device-path", paths.backend), &target)?;
-                self.store.write(&format!("{}/physical-device", paths.backend), "7:0")?;
-                self.store.write(&format!("{}/hotplug-status", paths.backend), "connected")?;
+        let numbers = match &disk.hotplug {
+            Hotplug::Stock => "7:0".to_owned(),
+            Hotplug::Splitctl { splitctl, run_dir } => {
+                let output = Command::new(splitctl)
+                    .arg("--run-dir")
+                    .arg(run_dir)
+                    .args(["hotplug", action, &paths.xenbus_path])
+                    .output()
+                    .map_err(|source| ToolError::Spawn { script: splitctl.clone(), source })?;
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+                if action == "add" && !output.status.success() {
+                    let error = text(&output.stderr);
+                    self.store.write(&format!("{}/hotplug-error", paths.backend), &error)?;
+                    self.store.write(&format!("{}/hotplug-status", paths.backend), "error")?;
+                    return Err(ToolError::Script(error));
+                }
+                text(&output.stdout)
             }
-            return Ok(());
         };
-        let status = Command::new(path)
-            .arg(action)
-            .env("script", path)
-            .env("XENBUS_TYPE", disk.kind)
-            .env("XENBUS_PATH", &paths.xenbus_path)
-            .env("XENBUS_BASE_PATH", "backend")
-            .envs(environment.iter().map(|(k, v)| (k, v)))
-            .stdin(std::process::Stdio::null())
-            .status()
-            .map_err(|source| ToolError::Spawn { script: path.clone(), source })?;
-        if action == "add" && !status.success() {
-            let error = self.store.read(&format!("{}/hotplug-error", paths.backend))?;
-            return Err(ToolError::Script(error.unwrap_or_else(|| format!("{} {status}", path.display()))));
+        if action == "add" {
+            let target = disk.target.display().to_string();
+            if !numbers.is_empty() {
+                self.store.write(&format!("{}/physical-device", paths.backend), &numbers)?;
+            }
+            self.store.write(&format!("{}/physical-device-path", paths.backend), &target)?;
+            self.store.write(&format!("{}/hotplug-status", paths.backend), "connected")?;
         }
         Ok(())
     }

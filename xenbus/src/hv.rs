@@ -76,7 +76,7 @@ pub enum MapError {
 /// Grants of one frontend to us. One per queue thread, so that nothing is shared between threads.
 pub trait GrantTable: Send {
     /// Pages mapped into our address space; unmapped on drop.
-    type Mapping: SharedMemory + Send;
+    type Mapping: SharedMemory + Send + 'static;
 
     /// Maps pages side by side, in the order given.
     fn map(&mut self, refs: &[GrantRef], access: Access) -> Result<Self::Mapping, MapError>;

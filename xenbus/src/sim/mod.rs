@@ -14,6 +14,8 @@
 
 mod domain;
 mod events;
+#[allow(unsafe_code)]
+mod faulty;
 mod grants;
 mod host;
 mod link;
@@ -35,6 +37,7 @@ use std::thread::JoinHandle;
 
 pub use domain::{GuestPages, GuestPort, Held, SimDomain};
 pub use events::SimEvents;
+pub use faulty::{Faulty, LateMapping, Plan};
 pub use grants::SimGrants;
 pub use memfd::{GuestWindow, SimMapping};
 pub use table::{BAD_GRANT_REF, BAD_PAGE};

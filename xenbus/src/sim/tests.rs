@@ -313,3 +313,44 @@ fn freed_pages_are_one_run_again() {
     drop(b);
     assert_eq!(w.guest.allocate(256).unwrap().pages(), 256);
 }
+
+#[derive(Debug)]
+struct ThirdTime;
+
+impl Plan for ThirdTime {
+    fn map(&self, n: u64, _refs: &[GrantRef]) -> Option<MapError> {
+        (n == 2).then(|| MapError::Shortage(io::ErrorKind::OutOfMemory.into()))
+    }
+
+    fn copy(&self, n: u64, _op: &GrantCopy) -> Option<GrantStatus> {
+        (n == 2).then_some(BAD_PAGE)
+    }
+
+    fn unmap_delay(&self, n: u64) -> Duration {
+        Duration::from_millis(if n == 0 { 50 } else { 0 })
+    }
+}
+
+/// Fault tests rest on it: exactly the planned calls fail, and nothing else is different.
+#[test]
+fn planned_calls_fail_and_no_others() {
+    let w = world();
+    let pages = w.guest.allocate(1).unwrap();
+    let gref = w.guest.grant(pages.frame(0), DomId::DOM0, Access::ReadWrite).unwrap();
+    let local = LocalMemory::new(4096).unwrap();
+    let mut grants = Faulty::new(w.sim.clone(), Arc::new(ThirdTime)).open_grants(GUEST).unwrap();
+
+    let mut ops = [copy(gref, Direction::ToGuest); 4];
+    grants.copy(&local, &mut ops).unwrap();
+    assert_eq!(ops.map(|op| op.status), [GrantStatus::OKAY, GrantStatus::OKAY, BAD_PAGE, GrantStatus::OKAY]);
+
+    let late = grants.map(&[gref], Access::ReadWrite).unwrap();
+    assert_eq!(late.len(), 4096);
+    drop(late);
+    assert!(w.guest.grant_in_use(gref), "unmapped later");
+    until("unmapped", || !w.guest.grant_in_use(gref));
+    drop(grants.map(&[gref], Access::ReadWrite).unwrap());
+    assert!(!w.guest.grant_in_use(gref));
+    assert!(matches!(grants.map(&[gref], Access::ReadWrite), Err(MapError::Shortage(_))));
+    assert!(grants.map(&[gref], Access::ReadWrite).is_ok());
+}

@@ -1,0 +1,225 @@
+//! A whole host without Xen: the simulated host in this process, the real splitd, splitctl and workers as processes beside it.
+//! Knows nothing of what is tested on it.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use splitd::ctl;
+use splitd::protocol::Verb;
+use splitd::report::Row;
+use tempfile::TempDir;
+use xenbus::DomId;
+use xenbus::sim::{SimDomain, SimHost};
+
+use crate::toolstack::{DiskConfig, Hotplug, ToolError, Toolstack};
+
+/// Longest wait for anything that takes milliseconds on an idle machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where the programs are.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// The daemon.
+    pub splitd: PathBuf,
+    /// Its command.
+    pub splitctl: PathBuf,
+    /// The workers' program.
+    pub blkback: PathBuf,
+    dir: PathBuf,
+}
+
+impl Programs {
+    /// Builds them in the profile of this very program, once, and says where they are.
+    pub fn build() -> io::Result<Self> {
+        static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+        let built = BUILT.get_or_init(|| build().map_err(|e| e.to_string()));
+        let dir = built.clone().map_err(io::Error::other)?;
+        let program = |name: &str| dir.join(name);
+        Ok(Self {
+            splitd: program("splitd"),
+            splitctl: program("splitctl"),
+            blkback: program("blkback"),
+            dir,
+        })
+    }
+}
+
+fn build() -> io::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let dir = own.ancestors().find(|d| d.file_name().is_some_and(|n| n == "debug" || n == "release"));
+    let dir = dir.ok_or_else(|| io::Error::other(format!("{}: not in a target directory", own.display())))?;
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["build", "--quiet", "-p", "splitd", "-p", "blkback"]);
+    if let Some(target) = dir.parent() {
+        command.env("CARGO_TARGET_DIR", target);
+    }
+    if dir.ends_with("release") {
+        command.arg("--release");
+    }
+    let status = command.status()?;
+    if !status.success() {
+        return Err(io::Error::other(format!("building splitd and blkback: {status}")));
+    }
+    Ok(dir.to_owned())
+}
+
+/// The host and all that runs on it.
+#[derive(Debug)]
+pub struct World {
+    programs: Programs,
+    config: PathBuf,
+    splitd: Option<Child>,
+    /// The simulated host.
+    pub host: SimHost,
+    /// xl.
+    pub tools: Toolstack,
+    images: TempDir,
+    dir: TempDir,
+}
+
+impl World {
+    /// A host whose splitd has this configuration. Workers run as the user who runs this.
+    pub fn start(config: &str) -> io::Result<Self> {
+        let programs = Programs::build()?;
+        let dir = TempDir::with_prefix("splitd-sim-")?;
+        // Beside the programs: there is a file system with O_DIRECT, where /tmp may be a tmpfs.
+        let images = TempDir::with_prefix_in("images-", &programs.dir)?;
+        let host = SimHost::start(dir.path())?;
+        let path = dir.path().join("splitd.toml");
+        std::fs::write(&path, format!("worker_uid_base = 0\n{config}\n"))?;
+        let tools = Toolstack::connect(&host).map_err(io::Error::other)?;
+        let mut world = Self { programs, config: path, splitd: None, host, tools, images, dir };
+        world.start_splitd()?;
+        Ok(world)
+    }
+
+    /// splitd's run directory.
+    #[must_use]
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.path().join("run")
+    }
+
+    /// What splitd and its workers said.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("splitd.log")).unwrap_or_default()
+    }
+
+    /// Starts splitd and waits until it answers.
+    pub fn start_splitd(&mut self) -> io::Result<()> {
+        let log = File::options().create(true).append(true).open(self.dir.path().join("splitd.log"))?;
+        let child = Command::new(&self.programs.splitd)
+            .arg("--host")
+            .arg(format!("sim:{}", self.dir.path().display()))
+            .arg("--config")
+            .arg(&self.config)
+            .arg("--run-dir")
+            .arg(self.run_dir())
+            .arg("--blkback")
+            .arg(&self.programs.blkback)
+            .arg("--sys")
+            .arg(self.dir.path().join("sys"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()?;
+        self.splitd = Some(child);
+        self.until("splitd answers", |w| w.ask(Verb::List).is_ok())
+    }
+
+    /// SIGKILL for splitd; its workers go on.
+    pub fn kill_splitd(&mut self) -> io::Result<()> {
+        if let Some(mut child) = self.splitd.take() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Asks splitd.
+    pub fn ask(&self, verb: Verb) -> io::Result<Value> {
+        ctl::ask(&self.run_dir().join("splitd.sock"), verb).map_err(io::Error::other)
+    }
+
+    /// What splitd says of a device.
+    pub fn show(&self, device: &str) -> io::Result<Row> {
+        let answer = self.ask(Verb::Show { device: device.to_owned() })?;
+        serde_json::from_value(answer.get("device").cloned().unwrap_or_default()).map_err(io::Error::other)
+    }
+
+    /// Waits for a condition, with all patience.
+    pub fn until(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> bool) -> io::Result<()> {
+        let start = Instant::now();
+        while !condition(self) {
+            if start.elapsed() > PATIENCE {
+                return Err(io::Error::other(format!("never: {what}\n{}", self.log())));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
+    /// SIGKILL for the worker of a device; its process number, or `None` if it has none now.
+    pub fn kill_worker(&self, device: &str) -> io::Result<Option<u32>> {
+        let Some(pid) = self.show(device)?.pid else { return Ok(None) };
+        kill(pid)?;
+        Ok(Some(pid))
+    }
+
+    /// A new guest.
+    pub fn guest(&self, domain: u16) -> io::Result<SimDomain> {
+        let uuid = format!("0b1d5a8e-6c1f-4a53-9d5e-{domain:012}");
+        self.host.domain(DomId(domain), &format!("guest-{domain}"), &uuid, 1 << 18)
+    }
+
+    /// A new sparse image.
+    pub fn image(&self, name: &str, sectors: u64) -> io::Result<PathBuf> {
+        let path = self.images.path().join(name);
+        File::create_new(&path)?.set_len(sectors * 512)?;
+        Ok(path)
+    }
+
+    /// A disk by its index, as `script=block-splitd` configures it.
+    #[must_use]
+    pub fn disk(&self, index: u8, target: &Path) -> DiskConfig {
+        let splitctl = self.programs.splitctl.clone();
+        DiskConfig::new(index, target, Hotplug::Splitctl { splitctl, run_dir: self.run_dir() })
+    }
+
+    /// Attaches, and says what splitd logged if that fails.
+    pub fn attach(
+        &mut self,
+        guest: &SimDomain,
+        disk: &DiskConfig,
+    ) -> Result<crate::toolstack::Paths, ToolError> {
+        self.tools.attach(guest.id(), disk)
+    }
+}
+
+/// SIGKILL.
+pub fn kill(pid: u32) -> io::Result<()> {
+    let status = Command::new("sh").args(["-c", &format!("kill -9 {pid}")]).stderr(Stdio::null()).status()?;
+    // It may have ended by itself in between.
+    if status.code().is_none() { Err(io::Error::other("sh was killed")) } else { Ok(()) }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let rows = self.ask(Verb::List).ok();
+        let _ = self.kill_splitd();
+        // Workers outlive splitd by design, not the test.
+        let rows = rows.as_ref().and_then(|r| r.get("devices")?.as_array());
+        let pids = rows.into_iter().flatten().filter_map(|r| r.get("pid")?.as_u64());
+        for pid in pids.filter_map(|p| u32::try_from(p).ok()) {
+            let _ = kill(pid);
+        }
+    }
+}
