@@ -17,7 +17,8 @@ use xenbus::{DomId, XenbusState as State};
 
 use crate::config::Config;
 use crate::crashes::{Crashes, Verdict};
-use crate::id::{self, DeviceId, Kind};
+use crate::id::{self, DeviceId};
+use crate::kernel::Sys;
 use crate::observe::{self, Blind, Look, Toolstack};
 use crate::record::Record;
 use crate::report::Report;
@@ -59,7 +60,7 @@ pub struct Host {
     /// `/run/splitd`
     pub run_dir: PathBuf,
     /// `/sys`
-    pub sys_dir: PathBuf,
+    pub sys: Sys,
     /// Who has which image open.
     pub sharing: RefCell<Registry>,
     /// What `splitctl` is told, kept up to date by each device.
@@ -269,7 +270,7 @@ impl Device {
             return;
         }
         self.decided = true;
-        self.not_ours = match self.kernel_driver() {
+        self.not_ours = match self.host.sys.bound_driver(&self.id) {
             Some(driver) => Some(format!("the kernel's driver {driver} is bound to it")),
             None => match observe::toolstack(&self.host.store, self.id).await {
                 Ok(toolstack) => {
@@ -289,16 +290,6 @@ impl Device {
                 }
             },
         };
-    }
-
-    fn kernel_driver(&self) -> Option<String> {
-        if self.id.kind != Kind::Vbd {
-            return None;
-        }
-        let link =
-            self.host.sys_dir.join("bus/xen-backend/devices").join(id::dir_name(&self.id)).join("driver");
-        let driver = std::fs::read_link(link).ok()?;
-        Some(driver.file_name().unwrap_or(driver.as_os_str()).to_string_lossy().into_owned())
     }
 
     async fn obey(&mut self, command: Command) {
