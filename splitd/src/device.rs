@@ -113,6 +113,8 @@ pub(crate) struct Device {
     /// Whose it is has been looked at.
     decided: bool,
     crashes: Crashes,
+    /// Requests answered up to the last death.
+    done_before: u64,
     /// A restart that was asked for is no crash.
     restarting: bool,
     kill_at: Option<Instant>,
@@ -146,6 +148,7 @@ impl Device {
             alarm: None,
             not_ours: None,
             decided: false,
+            done_before: 0,
             restarting: false,
             kill_at: None,
             retry_at: None,
@@ -378,7 +381,9 @@ impl Device {
             info!(device = %self.id, "worker ended for its restart");
             return;
         }
-        match self.crashes.note(Instant::now()) {
+        let done = crate::stats::requests_done(&self.dir);
+        let progress = done > std::mem::replace(&mut self.done_before, done);
+        match self.crashes.note(Instant::now(), progress) {
             Verdict::Again(after) => {
                 warn!(device = %self.id, "worker died while {was:?}: {how}; its successor starts in {after:?}");
                 self.retry_at = (!after.is_zero()).then(|| Instant::now() + after);

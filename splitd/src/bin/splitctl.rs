@@ -65,7 +65,7 @@ enum Command {
     },
     /// Keeps the kernel's disk backend away from new disks; touches none that is in use
     Takeover,
-    /// Lets the kernel's disk backend back; refused while splitd serves a disk
+    /// Lets the kernel's disk backend take new disks again; those that splitd serves stay with it until they are detached
     Handback,
     /// What this host lacks, each with its fix
     Doctor(Output),
@@ -140,7 +140,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<String> {
         }
         Command::Handback => {
             let served = served(ask(Verb::List), &arguments.run_dir);
-            Ok(as_lines(&Machine::new(&arguments.root).hand_back(&served)?))
+            Ok(as_lines(&Machine::new(&arguments.root).hand_back(&served, Machine::load)?))
         }
         Command::Doctor(output) => doctor(arguments, ask(Verb::List), output),
         Command::Hotplug { event: Hotplug::Add { path } } => {

@@ -59,7 +59,7 @@ impl Machine {
         }
         let held = self.sys.kernel_disks();
         match self.sys.blkback() {
-            Driver::Absent => Ok(vec![self.install(MODPROBE, MODPROBE_TEXT)?]),
+            Driver::Absent => self.take_over_absent(),
             Driver::Module if held.is_empty() => {
                 let mut done = vec![self.install(MODPROBE, MODPROBE_TEXT)?];
                 done.push(self.unload()?);
@@ -67,6 +67,18 @@ impl Machine {
             }
             Driver::Module | Driver::BuiltIn => self.stop_autoprobe(&held),
         }
+    }
+
+    fn take_over_absent(&self) -> anyhow::Result<Vec<String>> {
+        let mut done = vec![self.install(MODPROBE, MODPROBE_TEXT)?];
+        if self.sys.autoprobe() == Some(false) {
+            self.sys.set_autoprobe(true)?;
+            done.push(
+                "set /sys/bus/xen-backend/drivers_autoprobe to 1: other kinds' drivers take their devices"
+                    .to_owned(),
+            );
+        }
+        Ok(done)
     }
 
     /// With disks of the kernel's in use, or a driver that cannot be kept out, both serve side by side.
@@ -83,17 +95,22 @@ impl Machine {
         Ok(done)
     }
 
-    /// Undoes [`take_over`](Self::take_over). `served` are the disks that splitd serves: a driver that comes back would take
-    /// them from under their guests.
-    pub fn hand_back(&self, served: &[String]) -> anyhow::Result<Vec<String>> {
-        if !served.is_empty() {
-            bail!(
-                "splitd serves {}: the kernel's driver would take them from under their guests; detach them first; \
-                 nothing was done",
-                served.join(" ")
-            );
-        }
+    /// Undoes [`take_over`](Self::take_over). `served` are the disks that splitd serves; they stay with it until they are
+    /// detached. `load` brings the kernel's driver in.
+    pub fn hand_back(
+        &self,
+        served: &[String],
+        load: impl FnOnce() -> anyhow::Result<()>,
+    ) -> anyhow::Result<Vec<String>> {
         let mut done = Vec::new();
+        let loads = !served.is_empty() && self.sys.blkback() == Driver::Absent;
+        if loads {
+            // A driver that comes in later would take every disk on the bus, also those in use. It comes in now, while none is
+            // taken by itself.
+            self.sys
+                .set_autoprobe(false)
+                .context("splitd serves disks that the kernel's driver would take; nothing was done")?;
+        }
         for file in [MODPROBE, TMPFILES] {
             match fs::remove_file(self.path(file)) {
                 Ok(()) => done.push(format!("removed /{file}")),
@@ -101,13 +118,29 @@ impl Machine {
                 Err(error) => return Err(error).with_context(|| format!("/{file}")),
             }
         }
+        if loads {
+            if let Err(trouble) = load() {
+                let again = self.take_over_absent();
+                let text = format!(
+                    "the kernel's driver could not be loaded, and splitd serves {}",
+                    served.join(" ")
+                );
+                return Err(trouble.context(format!("{text}; {}", again?.join("; "))));
+            }
+            done.push("loaded xen-blkback".to_owned());
+        }
         if self.sys.autoprobe() == Some(false) {
             self.sys.set_autoprobe(true)?;
-            done.push("set /sys/bus/xen-backend/drivers_autoprobe to 1".to_owned());
+            done.push(
+                "set /sys/bus/xen-backend/drivers_autoprobe to 1: the kernel takes new disks".to_owned(),
+            );
+        }
+        if !served.is_empty() {
+            done.push(format!("left with splitd until they are detached: {}", served.join(" ")));
         }
         if done.is_empty() {
             done.push("nothing to do: the kernel's backend was not kept away".to_owned());
-        } else {
+        } else if self.sys.blkback() == Driver::Absent && served.is_empty() {
             done.push("the kernel's disk backend is loaded at the next disk that is attached".to_owned());
         }
         Ok(done)
@@ -125,8 +158,13 @@ impl Machine {
         Ok(format!("wrote /{file}"))
     }
 
+    /// `modprobe xen-blkback`
+    pub fn load() -> anyhow::Result<()> {
+        let status = Command::new("modprobe").arg("xen-blkback").status().context("modprobe")?;
+        if status.success() { Ok(()) } else { bail!("modprobe xen-blkback: {status}") }
+    }
+
     fn unload(&self) -> anyhow::Result<String> {
-        // `--ignore-install` is not needed to remove; the rule just written says nothing of removal.
         let status = Command::new("modprobe").args(["-r", "xen-blkback"]).status().context("modprobe")?;
         if status.success() {
             return Ok("unloaded xen-blkback, which held no disk".to_owned());
@@ -163,10 +201,11 @@ mod tests {
         assert!(machine.module_is_kept_out());
         assert_eq!(machine.take_over().unwrap(), ["/etc/modprobe.d/splitd.conf is there already"]);
         assert_eq!(machine.sys().autoprobe(), Some(true));
-        let done = machine.hand_back(&[]).unwrap();
+        let never = || -> anyhow::Result<()> { panic!("nothing is loaded for nobody") };
+        let done = machine.hand_back(&[], never).unwrap();
         assert_eq!(done[0], "removed /etc/modprobe.d/splitd.conf");
         assert!(!machine.module_is_kept_out());
-        assert!(machine.hand_back(&[]).unwrap()[0].starts_with("nothing to do"));
+        assert!(machine.hand_back(&[], never).unwrap()[0].starts_with("nothing to do"));
     }
 
     /// Scenario 33, second half: a disk of the kernel's stays with the kernel, new ones are decided one by one.
@@ -180,17 +219,33 @@ mod tests {
         );
         assert_eq!(machine.sys().autoprobe(), Some(false));
         assert!(!machine.module_is_kept_out());
-        machine.hand_back(&[]).unwrap();
+        let done = machine.hand_back(&["vbd/6/xvda".to_owned()], || panic!("it is loaded")).unwrap();
+        assert!(
+            done.iter().any(|line| line.contains("left with splitd") && line.contains("vbd/6/xvda")),
+            "{done:?}"
+        );
         assert_eq!(machine.sys().autoprobe(), Some(true));
     }
 
-    /// A driver that comes back attaches to every disk on the bus, whatever its state.
+    /// A driver that comes in attaches to every disk on the bus, whatever its state, unless drivers take none by themselves.
     #[test]
-    fn handback_is_refused_while_disks_are_served() {
+    fn a_driver_comes_back_beside_served_disks_without_taking_them() {
         let (_dir, machine) = host(false, false);
         machine.take_over().unwrap();
-        let refusal = machine.hand_back(&["vbd/5/xvda".to_owned()]).unwrap_err().to_string();
-        assert!(refusal.contains("vbd/5/xvda") && refusal.contains("nothing was done"), "{refusal}");
-        assert!(machine.module_is_kept_out());
+        let served = ["vbd/5/xvda".to_owned()];
+        let refused = machine.hand_back(&served, || bail!("modprobe: no")).unwrap_err();
+        assert!(format!("{refused:#}").contains("vbd/5/xvda"), "{refused:#}");
+        assert!(machine.module_is_kept_out(), "as before");
+        assert_eq!(machine.sys().autoprobe(), Some(true));
+
+        let autoprobe = machine.sys().clone();
+        let load = || {
+            assert_eq!(autoprobe.autoprobe(), Some(false));
+            Ok(())
+        };
+        machine.hand_back(&served, load).unwrap();
+
+        assert!(!machine.module_is_kept_out());
+        assert_eq!(machine.sys().autoprobe(), Some(true));
     }
 }
