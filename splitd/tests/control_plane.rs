@@ -359,7 +359,7 @@ fn resize() {
     assert!(world.ctl(&["resize", "vbd/web5/51712"]).status.success());
     let path = format!("{}/sectors", disk.backend);
     world.until("the new size is published", |world| world.read(&path).as_deref() == Some("4096"));
-    assert_eq!(world.show(&disk)["sectors"], 4096);
+    world.until("it is shown", |world| world.show(&disk)["sectors"] == 4096);
 }
 
 /// Hosts move guest by guest: what a kernel driver is bound to, or another script serves, is left alone.
