@@ -3,8 +3,7 @@
 //! path is not there, with `hang` it never answers, and so on. Knows nothing of Xen.
 
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::FromRawFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 
 use worker::message::{Discard, Fault, FromWorker, LISTEN_FD, Open, Opened, Phase, ToWorker, VERSION};
 
@@ -15,14 +14,11 @@ struct Worker {
     connection: Option<u64>,
 }
 
-#[allow(unsafe_code)]
-fn listener() -> UnixListener {
-    // SAFETY: whoever starts a worker gives it a listening socket under this number, and nobody else here uses it.
-    unsafe { UnixListener::from_raw_fd(LISTEN_FD) }
-}
-
 fn main() {
-    let listener = listener();
+    let Ok(listener) = worker::start::adopt_listener(LISTEN_FD) else {
+        eprintln!("descriptor {LISTEN_FD} is no listening socket: splitd starts this program");
+        std::process::exit(2);
+    };
     let mut worker = Worker { phase: Phase::Started, target: String::new(), opened: None, connection: None };
     while let Ok((stream, _)) = listener.accept() {
         // A splitd that goes away is followed by another one.

@@ -38,8 +38,12 @@ impl Crashes {
         Self { limit, recent: VecDeque::new() }
     }
 
-    /// Notes one.
-    pub fn note(&mut self, now: Instant) -> Verdict {
+    /// Notes one. A worker that got something done was not ended by what its successor begins with: that is no loop, however
+    /// often somebody kills it.
+    pub fn note(&mut self, now: Instant, got_something_done: bool) -> Verdict {
+        if got_something_done {
+            self.recent.clear();
+        }
         let window = Duration::from_secs(self.limit.within_s);
         while self.recent.front().is_some_and(|at| now.duration_since(*at) > window) {
             self.recent.pop_front();
@@ -74,12 +78,24 @@ mod tests {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut crashes = Crashes::new(CrashLoop { deaths: 5, within_s: 60 });
-        let verdicts: Vec<_> = [0, 100, 200, 300, 400].into_iter().map(|ms| crashes.note(at(ms))).collect();
+        let verdicts: Vec<_> =
+            [0, 100, 200, 300, 400].into_iter().map(|ms| crashes.note(at(ms), false)).collect();
         let mut expected: Vec<_> = WAITS.into_iter().map(Verdict::Again).collect();
         expected.push(Verdict::GiveUp);
         assert_eq!(verdicts, expected);
         crashes.clear();
-        assert_eq!(crashes.note(at(500)), Verdict::Again(Duration::ZERO));
+        assert_eq!(crashes.note(at(500), false), Verdict::Again(Duration::ZERO));
+    }
+
+    /// A worker that is killed while it serves comes back at once, each time.
+    #[test]
+    fn progress_is_no_loop() {
+        let start = Instant::now();
+        let mut crashes = Crashes::new(CrashLoop { deaths: 5, within_s: 60 });
+        for n in 0..100 {
+            let verdict = crashes.note(start + Duration::from_millis(10 * n), true);
+            assert_eq!(verdict, Verdict::Again(Duration::ZERO));
+        }
     }
 
     /// A worker killed now and then (an upgrade, the OOM killer) is always back at once.
@@ -88,7 +104,10 @@ mod tests {
         let start = Instant::now();
         let mut crashes = Crashes::new(CrashLoop { deaths: 5, within_s: 60 });
         for n in 0..100 {
-            assert_eq!(crashes.note(start + Duration::from_secs(16 * n)), Verdict::Again(Duration::ZERO));
+            assert_eq!(
+                crashes.note(start + Duration::from_secs(16 * n), false),
+                Verdict::Again(Duration::ZERO)
+            );
         }
     }
 }

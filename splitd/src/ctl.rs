@@ -10,7 +10,9 @@ use serde_json::Value;
 
 use crate::protocol::{LINE_LEN_MAX, Request, Response, VERSION, Verb};
 
+pub mod doctor;
 pub mod table;
+pub mod takeover;
 
 /// Longest wait for an answer. A script is answered after 30 s at the latest.
 const ANSWER_TIME: Duration = Duration::from_secs(35);

@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::control::{self, Answers};
 use crate::device::{Answer, Command, Device, Host, Mailbox};
 use crate::id::{self, DISKS, DeviceId, Kind};
+use crate::kernel::Sys;
 use crate::nodes;
 use crate::protocol::Verb;
 use crate::report::Row;
@@ -33,6 +34,10 @@ const SCRIPT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A script is answered before libxl kills it at 40 s, whatever happens.
 const SCRIPT_TIME: Duration = Duration::from_secs(30);
+
+/// When to look at the kernel's bus after something changed.
+const BUS_WAITS: [Duration; 4] =
+    [Duration::ZERO, Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1)];
 
 /// Other commands.
 const COMMAND_TIME: Duration = Duration::from_secs(10);
@@ -57,6 +62,8 @@ struct Daemon {
     devices: RefCell<BTreeMap<DeviceId, Mailbox>>,
     /// A device came or went.
     population: Notify,
+    /// Devices may have come to the kernel's bus.
+    bus_changed: Notify,
 }
 
 /// Runs until told to end. Workers go on.
@@ -76,16 +83,24 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         host: options.host,
         blkback: options.blkback,
         run_dir: options.run_dir.clone(),
-        sys_dir: options.sys_dir,
+        sys: Sys::new(&options.sys_dir),
         sharing: RefCell::default(),
         reports: RefCell::default(),
     });
-    let daemon = Rc::new(Daemon { host, devices: RefCell::default(), population: Notify::new() });
+    let daemon = Rc::new(Daemon {
+        host,
+        devices: RefCell::default(),
+        population: Notify::new(),
+        bus_changed: Notify::new(),
+    });
     daemon.watch().await?;
     daemon.adopt_all();
     daemon.scan().await;
     let listener = control::listen(&options.run_dir.join("splitd.sock"))?;
     tokio::task::spawn_local(control::serve(listener, Rc::clone(&daemon)));
+    let bus = Rc::clone(&daemon);
+    tokio::task::spawn_local(async move { bus.share_bus().await });
+    daemon.bus_changed.notify_one();
     let devices = daemon.devices.borrow().len();
     info!("ready: {devices} disks");
     ready(devices);
@@ -162,10 +177,9 @@ impl Daemon {
     }
 
     async fn watch(&self) -> anyhow::Result<()> {
-        for kind in DISKS {
-            self.host.store.watch(&self.base(kind), &format!("backend:{}", kind.backend_name())).await?;
-        }
-        Ok(())
+        // All kinds: where no driver takes devices by itself, somebody has to give the others theirs.
+        let all = format!("/local/domain/{}/backend", self.host.backend);
+        Ok(self.host.store.watch(&all, "backend").await?)
     }
 
     /// A device that is only on record has a worker to end, or a directory to remove.
@@ -249,7 +263,8 @@ impl Daemon {
                             Some(id) => {
                                 devices.insert(id);
                             }
-                            None => scan = true,
+                            // Somebody else's kind needs no scan; a level above the devices does.
+                            None => scan |= DeviceId::split_backend_path(&path).is_none(),
                         }
                     }
                 }
@@ -259,6 +274,45 @@ impl Daemon {
             self.scan().await;
         }
         devices.into_iter().for_each(|id| self.touch(id));
+        self.bus_changed.notify_one();
+    }
+
+    /// After `splitctl takeover` beside a kernel backend no driver takes a device by itself: what splitd does not serve is
+    /// given to the kernel's driver here. The kernel learns of devices as we do, a moment sooner or later.
+    async fn share_bus(&self) {
+        loop {
+            self.bus_changed.notified().await;
+            for wait in BUS_WAITS {
+                tokio::time::sleep(wait).await;
+                if self.host.sys.autoprobe() != Some(false) {
+                    break;
+                }
+                for (name, driver) in self.host.sys.devices() {
+                    if driver.is_none() && self.is_the_kernels(&name) {
+                        self.give_to_kernel(&name);
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_the_kernels(&self, name: &str) -> bool {
+        let kind = name.split('-').next().unwrap_or_default();
+        if DISKS.iter().all(|disk| disk.backend_name() != kind) {
+            return true;
+        }
+        let reports = self.host.reports.borrow();
+        id::from_dir_name(name, self.host.backend)
+            .and_then(|id| reports.get(&id))
+            .is_some_and(|report| report.not_ours.is_some())
+    }
+
+    fn give_to_kernel(&self, name: &str) {
+        match self.host.sys.bind(name) {
+            Ok(true) => info!("{name}: given to the kernel's driver"),
+            Ok(false) => {}
+            Err(trouble) => warn!("{name}: {trouble}"),
+        }
     }
 
     fn rows(&self) -> Vec<Row> {
@@ -333,7 +387,10 @@ impl Daemon {
 impl Answers for Rc<Daemon> {
     async fn answer(&self, verb: Verb) -> Result<Value, String> {
         match verb {
-            Verb::List => Ok(json!({ "devices": self.rows() })),
+            Verb::List => {
+                let splitd = json!({ "pid": std::process::id(), "version": env!("CARGO_PKG_VERSION") });
+                Ok(json!({ "splitd": splitd, "devices": self.rows() }))
+            }
             Verb::Show { device } => {
                 let id = select::device(&device, &self.rows())?;
                 let reports = self.host.reports.borrow();

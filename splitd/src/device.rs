@@ -17,7 +17,8 @@ use xenbus::{DomId, XenbusState as State};
 
 use crate::config::Config;
 use crate::crashes::{Crashes, Verdict};
-use crate::id::{self, DeviceId, Kind};
+use crate::id::{self, DeviceId};
+use crate::kernel::Sys;
 use crate::observe::{self, Blind, Look, Toolstack};
 use crate::record::Record;
 use crate::report::Report;
@@ -59,7 +60,7 @@ pub struct Host {
     /// `/run/splitd`
     pub run_dir: PathBuf,
     /// `/sys`
-    pub sys_dir: PathBuf,
+    pub sys: Sys,
     /// Who has which image open.
     pub sharing: RefCell<Registry>,
     /// What `splitctl` is told, kept up to date by each device.
@@ -112,6 +113,8 @@ pub(crate) struct Device {
     /// Whose it is has been looked at.
     decided: bool,
     crashes: Crashes,
+    /// Requests answered up to the last death.
+    done_before: u64,
     /// A restart that was asked for is no crash.
     restarting: bool,
     kill_at: Option<Instant>,
@@ -145,6 +148,7 @@ impl Device {
             alarm: None,
             not_ours: None,
             decided: false,
+            done_before: 0,
             restarting: false,
             kill_at: None,
             retry_at: None,
@@ -269,7 +273,7 @@ impl Device {
             return;
         }
         self.decided = true;
-        self.not_ours = match self.kernel_driver() {
+        self.not_ours = match self.host.sys.bound_driver(&self.id) {
             Some(driver) => Some(format!("the kernel's driver {driver} is bound to it")),
             None => match observe::toolstack(&self.host.store, self.id).await {
                 Ok(toolstack) => {
@@ -289,16 +293,6 @@ impl Device {
                 }
             },
         };
-    }
-
-    fn kernel_driver(&self) -> Option<String> {
-        if self.id.kind != Kind::Vbd {
-            return None;
-        }
-        let link =
-            self.host.sys_dir.join("bus/xen-backend/devices").join(id::dir_name(&self.id)).join("driver");
-        let driver = std::fs::read_link(link).ok()?;
-        Some(driver.file_name().unwrap_or(driver.as_os_str()).to_string_lossy().into_owned())
     }
 
     async fn obey(&mut self, command: Command) {
@@ -387,7 +381,9 @@ impl Device {
             info!(device = %self.id, "worker ended for its restart");
             return;
         }
-        match self.crashes.note(Instant::now()) {
+        let done = crate::stats::requests_done(&self.dir);
+        let progress = done > std::mem::replace(&mut self.done_before, done);
+        match self.crashes.note(Instant::now(), progress) {
             Verdict::Again(after) => {
                 warn!(device = %self.id, "worker died while {was:?}: {how}; its successor starts in {after:?}");
                 self.retry_at = (!after.is_zero()).then(|| Instant::now() + after);

@@ -8,6 +8,7 @@ pub mod ctl;
 pub mod daemon;
 pub mod device;
 pub mod id;
+pub mod kernel;
 pub mod nodes;
 pub mod observe;
 pub mod offer;

@@ -17,6 +17,14 @@ pub fn all(run_dir: &Path, rows: &[Row], only: Option<DeviceId>) -> Value {
     json!({ "devices": devices })
 }
 
+/// Requests that a device has answered so far; what a worker repeats after its predecessor's death is none.
+pub(crate) fn requests_done(dir: &Path) -> u64 {
+    let Ok(snapshot) = counters::read(&dir.join("counters")) else { return 0 };
+    let counters = snapshot.queues.iter().flat_map(|queue| &queue.counters);
+    let requests = counters.filter(|(name, _)| name.ends_with("_requests") && !name.starts_with("replayed"));
+    requests.fold(0, |sum, (_, n)| sum.wrapping_add(*n))
+}
+
 fn device(run_dir: &Path, id: DeviceId, row: &Row) -> Value {
     let path = run_dir.join(id::dir_name(&id)).join("counters");
     let mut figures = Map::new();

@@ -359,7 +359,7 @@ fn resize() {
     assert!(world.ctl(&["resize", "vbd/web5/51712"]).status.success());
     let path = format!("{}/sectors", disk.backend);
     world.until("the new size is published", |world| world.read(&path).as_deref() == Some("4096"));
-    assert_eq!(world.show(&disk)["sectors"], 4096);
+    world.until("it is shown", |world| world.show(&disk)["sectors"] == 4096);
 }
 
 /// Hosts move guest by guest: what a kernel driver is bound to, or another script serves, is left alone.
@@ -380,6 +380,32 @@ fn other_backends_devices_are_left_alone() {
     }
     let reason = world.script_adds(&by_driver).unwrap_err();
     assert!(reason.contains("kernel's driver vbd"), "{reason}");
+}
+
+/// Scenario 33: beside a kernel backend that takes nothing by itself, each disk gets the right one, and other kinds theirs.
+#[test]
+fn side_by_side_with_the_kernels_backend() {
+    let mut world = World::new();
+    world.domain(5);
+    world.domain(6);
+    let bus = world.dir.path().join("sys/bus/xen-backend");
+    for driver in ["vbd", "vif"] {
+        std::fs::create_dir_all(bus.join("drivers").join(driver)).unwrap();
+        std::fs::write(bus.join("drivers").join(driver).join("bind"), "").unwrap();
+    }
+    for device in ["vbd-5-51712", "vbd-6-51712", "vif-6-0"] {
+        std::fs::create_dir_all(bus.join("devices").join(device)).unwrap();
+    }
+    std::fs::write(bus.join("drivers_autoprobe"), "0\n").unwrap();
+    let ours = world.attach(5, "/srv/a.img", &[]);
+    let theirs = world.attach(6, "/srv/b.img", &[("script", "/etc/xen/scripts/block")]);
+    world.backend_reaches(&ours, "2");
+    let bound =
+        |driver: &str| std::fs::read_to_string(bus.join("drivers").join(driver).join("bind")).unwrap();
+    world.until("the kernel's disk is given to it", |_| bound("vbd").contains("vbd-6-51712"));
+    world.until("and the interface", |_| bound("vif").contains("vif-6-0"));
+    assert!(!bound("vbd").contains("vbd-5-51712"));
+    assert_eq!(world.read(&format!("{}/state", theirs.backend)).as_deref(), Some("1"));
 }
 
 /// Scenario 27: pygrub attaches the guest's disk to dom0 itself.
@@ -461,5 +487,6 @@ fn exit_codes() {
         assert!(text.contains(part), "{arguments:?}: {text}");
     }
     let list = world.ctl(&["list", "--json"]);
-    assert_eq!(String::from_utf8(list.stdout).unwrap(), "{\"devices\":[],\"version\":1}\n");
+    let list: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
+    assert_eq!((&list["version"], &list["devices"]), (&serde_json::json!(1), &serde_json::json!([])));
 }

@@ -1,12 +1,13 @@
 //! The operator's command line. Exit codes: 0 done, 1 failed, 2 usage.
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
-use splitd::ctl::{self, table};
+use splitd::ctl::takeover::Machine;
+use splitd::ctl::{self, doctor, table};
 use splitd::protocol::Verb;
 
 /// Looks after the disks that splitd serves. DEV is vbd/DOMAIN/VDEV, as in vbd/5/xvda or vbd/web1/51712.
@@ -16,6 +17,9 @@ struct Arguments {
     /// splitd's run directory
     #[arg(long, default_value = "/run/splitd", global = true)]
     run_dir: PathBuf,
+    /// The host's files
+    #[arg(long, default_value = "/", global = true, hide = true)]
+    root: PathBuf,
     #[command(subcommand)]
     command: Command,
 }
@@ -59,6 +63,12 @@ enum Command {
         #[arg(long, conflicts_with = "dev")]
         all: bool,
     },
+    /// Keeps the kernel's disk backend away from new disks; touches none that is in use
+    Takeover,
+    /// Lets the kernel's disk backend take new disks again; those that splitd serves stay with it until they are detached
+    Handback,
+    /// What this host lacks, each with its fix
+    Doctor(Output),
     /// What hotplug scripts call
     #[command(hide = true)]
     Hotplug {
@@ -120,6 +130,19 @@ fn run(arguments: &Arguments) -> anyhow::Result<String> {
             };
             Ok(rows.iter().map(line).collect())
         }
+        Command::Takeover => {
+            let mut done = Machine::new(&arguments.root).take_over()?;
+            done.push(
+                "disks that splitd.toml does not name have no backend where the kernel's is kept out"
+                    .to_owned(),
+            );
+            Ok(as_lines(&done))
+        }
+        Command::Handback => {
+            let served = served(ask(Verb::List), &arguments.run_dir);
+            Ok(as_lines(&Machine::new(&arguments.root).hand_back(&served, Machine::load)?))
+        }
+        Command::Doctor(output) => doctor(arguments, ask(Verb::List), output),
         Command::Hotplug { event: Hotplug::Add { path } } => {
             let result = ask(Verb::HotplugAdd { path: path.clone() })?;
             let identity = table::word(result.pointer("/opened/identity"));
@@ -130,6 +153,41 @@ fn run(arguments: &Arguments) -> anyhow::Result<String> {
             Ok(String::new())
         }
     }
+}
+
+fn as_lines(done: &[String]) -> String {
+    done.iter().map(|line| format!("{line}\n")).collect()
+}
+
+/// Disks that a kernel driver could take from splitd. One that does not answer may still have workers.
+fn served(list: anyhow::Result<Value>, run_dir: &Path) -> Vec<String> {
+    match list {
+        Ok(result) => take_rows(&result)
+            .iter()
+            .filter(|row| {
+                row.get("kind") == Some(&json!("vbd")) && row.get("not_served").is_none_or(Value::is_null)
+            })
+            .map(|row| table::word(row.get("device")))
+            .collect(),
+        Err(_) => {
+            let entries = std::fs::read_dir(run_dir).into_iter().flatten().flatten();
+            let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+            names.filter(|name| name.starts_with("vbd-")).collect()
+        }
+    }
+}
+
+fn doctor(arguments: &Arguments, list: anyhow::Result<Value>, output: &Output) -> anyhow::Result<String> {
+    let list = list.map_err(|trouble| format!("{trouble:#}"));
+    let findings = doctor::examine(&Machine::new(&arguments.root), &list);
+    let sound = findings.iter().all(|finding| finding.ok);
+    let text = if output.json { as_json(json!({ "findings": findings })) } else { doctor::lines(&findings) };
+    if sound {
+        return Ok(text);
+    }
+    print!("{text}");
+    let faults = findings.iter().filter(|finding| !finding.ok).count();
+    anyhow::bail!("{faults} of {} checks found a fault", findings.len())
 }
 
 fn as_json(mut result: Value) -> String {
