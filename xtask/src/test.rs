@@ -71,7 +71,7 @@ fn announce(no_lab: bool, missing: &[&str]) -> Result<()> {
         println!("The lab's images are in {}.", lab::cache()?.display());
     } else {
         println!(
-            "It makes images of Debian with Xen in {} (downloads about 400 MB, takes 2 GB, some minutes, once).",
+            "It makes images of Debian with Xen in {} (downloads about 400 MB, takes 1.5 GB, some minutes, once).",
             lab::cache()?.display()
         );
     }

@@ -296,8 +296,11 @@ fn lock() -> Result<File> {
     Ok(file)
 }
 
-/// Moves what failed scenarios left in the shared directory to target/lab/NAME/, where the messages point.
+/// Removes what earlier failures of these scenarios left, then moves what failed scenarios left in the shared directory to target/lab/NAME/, where the messages point.
 fn keep_evidence(plan: &Plan, share: &Path) -> Result<()> {
+    for scenario in &plan.scenarios {
+        let _ = fs::remove_dir_all(command::target().join("lab").join(&scenario.name));
+    }
     for entry in fs::read_dir(share.join("evidence"))? {
         let entry = entry?;
         let to: PathBuf = command::target().join("lab").join(entry.file_name());
