@@ -3,6 +3,7 @@
 //! out → the answer is staged, published, and forgotten. Knows nothing of xenstore and nothing of other devices.
 
 pub mod figures;
+mod persistent;
 mod pool;
 mod queue;
 pub mod request;

@@ -23,6 +23,7 @@ use xenbus::hv::{EventChannel, GrantCopy, GrantTable, Pending};
 use xenbus::memory::LocalMemory;
 
 use crate::figures::{Counter, Figures};
+use crate::persistent::Cache;
 use crate::pool::Pool;
 use crate::request::Limits;
 use crate::slot::{Chunk, ChunkId, Slot, SlotId, Tag};
@@ -32,6 +33,8 @@ mod answer;
 mod complete;
 mod connect;
 mod issue;
+#[allow(unsafe_code)]
+mod mapped;
 mod take;
 
 pub(crate) use connect::{ConnectError, Parts, Terms, journal_shape};
@@ -88,7 +91,6 @@ struct Copies {
 }
 
 /// A connected queue.
-#[derive(Debug)]
 pub(crate) struct Queue<G: GrantTable, E> {
     device: Arc<Device>,
     abi: Abi,
@@ -110,6 +112,10 @@ pub(crate) struct Queue<G: GrantTable, E> {
     chunks: Vec<Chunk>,
     free_chunks: Vec<ChunkId>,
     pool: Pool,
+    /// Persistent mappings, if that is the connection's mode.
+    cache: Option<Cache<G::Mapping>>,
+    /// `most_pages_per_chunk` for each chunk.
+    iovecs: Vec<libc::iovec>,
     most_pages_per_chunk: u32,
     /// Where indirect tables are copied to: `table_len` for each slot.
     tables: LocalMemory,
@@ -138,6 +144,7 @@ pub(crate) struct Queue<G: GrantTable, E> {
     shortage: bool,
     /// Takes nothing new.
     closing: bool,
+    mappings_seen_ns: u64,
     started: Instant,
     now_ns: u64,
 }
@@ -180,7 +187,8 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             self.event = false;
             self.events.ack()?;
         }
-        Ok(Next::Wait(self.shortage.then_some(SHORTAGE_PAUSE)))
+        let idle = self.look_after_mappings();
+        Ok(Next::Wait(if self.shortage { Some(SHORTAGE_PAUSE) } else { idle }))
     }
 
     /// Waits for something to do.

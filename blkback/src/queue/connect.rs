@@ -17,8 +17,9 @@ use xenbus::hv::{Access, EventChannel, GrantTable, MapError};
 use xenbus::memory::LocalMemory;
 use xenbus::{GrantRef, Port};
 
-use super::{Copies, Device, Queue, Stop};
+use super::{Copies, Device, Queue, Stop, mapped};
 use crate::figures::{Counter, Figures};
+use crate::persistent::Cache;
 use crate::pool::Pool;
 use crate::request::Limits;
 use crate::slot::{Chunk, ChunkId, Slot, SlotId, Tag};
@@ -127,6 +128,8 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         let table_len = (max_indirect * SEGMENT_LEN).next_multiple_of(8);
         let tables = LocalMemory::new(nr_slots as usize * table_len).map_err(Stop::from)?;
         let pool = Pool::new(terms.memory.len());
+        let most_pages_per_chunk = MAX_PAGES_PER_CHUNK.min(pool.pages()).max(1);
+        let cache = (terms.mode == TransferMode::Persistent).then(Cache::new);
         uring.give_memory(terms.memory);
         let nr_slots = nr_slots as usize;
         let mut queue = Self {
@@ -147,7 +150,9 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             free_slots: free_list(nr_slots),
             chunks: vec![Chunk::EMPTY; nr_slots * 2],
             free_chunks: free_list(nr_slots * 2),
-            most_pages_per_chunk: MAX_PAGES_PER_CHUNK.min(pool.pages()).max(1),
+            iovecs: mapped::room(cache.as_ref(), nr_slots * 2, most_pages_per_chunk),
+            cache,
+            most_pages_per_chunk,
             pool,
             tables,
             table_len,
@@ -165,6 +170,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             event: false,
             shortage: false,
             closing: false,
+            mappings_seen_ns: 0,
             started: Instant::now(),
             now_ns: 0,
         };
