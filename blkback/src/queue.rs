@@ -22,6 +22,7 @@ use xen_ring::{BackRing, Overrun};
 use xenbus::hv::{EventChannel, GrantCopy, GrantTable, Pending};
 use xenbus::memory::LocalMemory;
 
+use crate::discard::DiscardLine;
 use crate::figures::{Counter, Figures};
 use crate::persistent::Cache;
 use crate::pool::Pool;
@@ -132,6 +133,8 @@ pub(crate) struct Queue<G: GrantTable, E> {
     copy_out: Copies,
     completions: Vec<Completion>,
 
+    /// For a block device; files are done by io_uring.
+    discards: Option<DiscardLine>,
     /// Barriers taken and not answered: while there are any, order is kept strictly.
     barriers: u16,
     /// The barrier that is under way.
@@ -177,7 +180,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             self.figures.add(Counter::EmptyWakeups, 1);
         }
         // With nothing in flight no completion would come for those that still wait.
-        let stuck = !self.waiting.is_empty() && self.uring.in_flight() == 0 && !self.shortage;
+        let stuck = !self.waiting.is_empty() && self.in_flight() == 0 && !self.shortage;
         if (!self.closing && self.ring.final_check()?) || stuck {
             self.uring.submit()?;
             return Ok(Next::Again);
@@ -208,7 +211,11 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
 
     /// The kernel has nothing of ours any more.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.uring.in_flight() == 0
+        self.in_flight() == 0
+    }
+
+    fn in_flight(&self) -> u32 {
+        self.uring.in_flight() + self.discards.as_ref().map_or(0, DiscardLine::in_flight)
     }
 
     /// Only books what the kernel has done, answers nothing.

@@ -5,6 +5,7 @@ use worker::crash_point;
 use xenbus::hv::{EventChannel, GrantTable};
 
 use super::{Queue, Stop};
+use crate::discard::DiscardLine;
 use crate::figures::Counter;
 use crate::request::{Direction, Order};
 use crate::slot::{ChunkId, SlotId, Step, Tag};
@@ -31,6 +32,9 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             }
         }
         self.completions = completions;
+        while let Some((id, result)) = self.discards.as_mut().and_then(DiscardLine::next_done) {
+            self.discard_ended(id, result)?;
+        }
         self.failure.take().map_or(Ok(()), Err)
     }
 

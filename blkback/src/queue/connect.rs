@@ -18,6 +18,7 @@ use xenbus::memory::LocalMemory;
 use xenbus::{GrantRef, Port};
 
 use super::{Copies, Device, Queue, Stop, mapped};
+use crate::discard::DiscardLine;
 use crate::figures::{Counter, Figures};
 use crate::persistent::Cache;
 use crate::pool::Pool;
@@ -42,6 +43,7 @@ pub(crate) struct Parts<G, E> {
     pub(crate) bell: Bell,
     pub(crate) journal: Journal,
     pub(crate) figures: Figures,
+    pub(crate) discards: Option<DiscardLine>,
 }
 
 /// What a connection brings.
@@ -103,7 +105,7 @@ pub(crate) fn journal_shape(nr_slots: u32, max_indirect_segments: u16) -> Shape 
 impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     /// Connects and replays; says how many requests a dead predecessor left.
     pub(crate) fn connect(parts: Parts<G, E>, terms: Terms) -> Result<(Self, u32), ConnectError> {
-        let Parts { device, mut grants, mut events, mut uring, bell, mut journal, figures } = parts;
+        let Parts { device, mut grants, mut events, mut uring, bell, mut journal, figures, discards } = parts;
         let mapping = map_ring(&mut grants, &terms.ring)?;
         crash_point!("after_map");
         bind(&mut events, Port(terms.ring.port))?;
@@ -163,6 +165,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             copy_in: Copies::with_room(nr_slots * 16),
             copy_out: Copies::with_room(nr_slots * 16),
             completions: Vec::with_capacity(256),
+            discards,
             barriers: 0,
             barrier: None,
             active: 0,

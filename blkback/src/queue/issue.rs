@@ -118,7 +118,14 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         let at = slot.sector;
         slot.sector += piece;
         slot.nr_sectors -= piece;
-        self.uring.punch_hole(TARGET, at * SECTOR_LEN, piece * SECTOR_LEN, Tag::Discard(id).pack())?;
+        let secure = slot.work == Work::Discard { secure: true };
+        match &mut self.discards {
+            Some(line) => line.send(id, secure, at, piece)?,
+            None => {
+                let tag = Tag::Discard(id).pack();
+                self.uring.punch_hole(TARGET, at * SECTOR_LEN, piece * SECTOR_LEN, tag)?;
+            }
+        }
         Ok(true)
     }
 
