@@ -24,6 +24,8 @@ pub const NAMES: Names = Names {
         "notifies",
         "replayed_requests",
         "in_flight_now",
+        "mapped_pages_now",
+        "map_shortages",
     ],
     histograms: &["read_ns", "write_ns", "flush_ns", "discard_ns"],
 };
@@ -46,6 +48,8 @@ pub(crate) enum Counter {
     Notifies,
     Replayed,
     InFlight,
+    MappedPages,
+    MapShortages,
 }
 
 /// A queue's figures.
@@ -85,7 +89,7 @@ mod tests {
     /// The enum and the names are one list.
     #[test]
     fn every_counter_has_its_name() {
-        assert_eq!(NAMES.counters.len(), Counter::InFlight as usize + 1);
+        assert_eq!(NAMES.counters.len(), Counter::MapShortages as usize + 1);
         assert_eq!(NAMES.counters[Counter::InFlight as usize], "in_flight_now");
         assert_eq!(NAMES.counters[Counter::Rejected as usize], "rejected_requests");
     }

@@ -2,7 +2,9 @@
 //! `pool` gives it buffers → the grant table copies a write's data in → io_uring does the I/O → the grant table copies a read's data
 //! out → the answer is staged, published, and forgotten. Knows nothing of xenstore and nothing of other devices.
 
+mod discard;
 pub mod figures;
+mod persistent;
 mod pool;
 mod queue;
 pub mod request;

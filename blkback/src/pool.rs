@@ -10,9 +10,6 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// No pages.
-    pub(crate) const NONE: Self = Self { first: 0, pages: 0 };
-
     /// First byte in the area.
     pub(crate) fn offset(self) -> usize {
         self.first as usize * PAGE_LEN

@@ -22,7 +22,9 @@ use xen_ring::{BackRing, Overrun};
 use xenbus::hv::{EventChannel, GrantCopy, GrantTable, Pending};
 use xenbus::memory::LocalMemory;
 
+use crate::discard::DiscardLine;
 use crate::figures::{Counter, Figures};
+use crate::persistent::Cache;
 use crate::pool::Pool;
 use crate::request::Limits;
 use crate::slot::{Chunk, ChunkId, Slot, SlotId, Tag};
@@ -32,6 +34,8 @@ mod answer;
 mod complete;
 mod connect;
 mod issue;
+#[allow(unsafe_code)]
+mod mapped;
 mod take;
 
 pub(crate) use connect::{ConnectError, Parts, Terms, journal_shape};
@@ -88,7 +92,6 @@ struct Copies {
 }
 
 /// A connected queue.
-#[derive(Debug)]
 pub(crate) struct Queue<G: GrantTable, E> {
     device: Arc<Device>,
     abi: Abi,
@@ -110,6 +113,10 @@ pub(crate) struct Queue<G: GrantTable, E> {
     chunks: Vec<Chunk>,
     free_chunks: Vec<ChunkId>,
     pool: Pool,
+    /// Persistent mappings, if that is the connection's mode.
+    cache: Option<Cache<G::Mapping>>,
+    /// `most_pages_per_chunk` for each chunk.
+    iovecs: Vec<libc::iovec>,
     most_pages_per_chunk: u32,
     /// Where indirect tables are copied to: `table_len` for each slot.
     tables: LocalMemory,
@@ -126,6 +133,8 @@ pub(crate) struct Queue<G: GrantTable, E> {
     copy_out: Copies,
     completions: Vec<Completion>,
 
+    /// For a block device; files are done by io_uring.
+    discards: Option<DiscardLine>,
     /// Barriers taken and not answered: while there are any, order is kept strictly.
     barriers: u16,
     /// The barrier that is under way.
@@ -138,6 +147,7 @@ pub(crate) struct Queue<G: GrantTable, E> {
     shortage: bool,
     /// Takes nothing new.
     closing: bool,
+    mappings_seen_ns: u64,
     started: Instant,
     now_ns: u64,
 }
@@ -170,7 +180,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             self.figures.add(Counter::EmptyWakeups, 1);
         }
         // With nothing in flight no completion would come for those that still wait.
-        let stuck = !self.waiting.is_empty() && self.uring.in_flight() == 0 && !self.shortage;
+        let stuck = !self.waiting.is_empty() && self.in_flight() == 0 && !self.shortage;
         if (!self.closing && self.ring.final_check()?) || stuck {
             self.uring.submit()?;
             return Ok(Next::Again);
@@ -180,7 +190,8 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             self.event = false;
             self.events.ack()?;
         }
-        Ok(Next::Wait(self.shortage.then_some(SHORTAGE_PAUSE)))
+        let idle = self.look_after_mappings();
+        Ok(Next::Wait(if self.shortage { Some(SHORTAGE_PAUSE) } else { idle }))
     }
 
     /// Waits for something to do.
@@ -200,7 +211,11 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
 
     /// The kernel has nothing of ours any more.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.uring.in_flight() == 0
+        self.in_flight() == 0
+    }
+
+    fn in_flight(&self) -> u32 {
+        self.uring.in_flight() + self.discards.as_ref().map_or(0, DiscardLine::in_flight)
     }
 
     /// Only books what the kernel has done, answers nothing.

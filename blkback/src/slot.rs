@@ -93,7 +93,8 @@ pub(crate) struct Chunk {
     pub(crate) direction: Direction,
     pub(crate) first_segment: u16,
     pub(crate) nr_segments: u16,
-    pub(crate) run: Run,
+    /// Buffers, unless it works on the guest's own pages.
+    pub(crate) run: Option<Run>,
     pub(crate) offset_bytes: u64,
     pub(crate) len_bytes: u32,
     pub(crate) done_bytes: u32,
@@ -106,7 +107,7 @@ impl Chunk {
         direction: Direction::Read,
         first_segment: 0,
         nr_segments: 0,
-        run: Run::NONE,
+        run: None,
         offset_bytes: 0,
         len_bytes: 0,
         done_bytes: 0,

@@ -35,7 +35,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(30);
 struct Held {
     open: Open,
     opened: Opened,
-    target: Target,
+    target: Arc<Target>,
     device: Arc<Device>,
     memory: Option<LocalMemory>,
     queues: Vec<Handle>,

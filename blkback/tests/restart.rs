@@ -169,6 +169,12 @@ fn killed_under_load_copying() {
     kill_again_and_again(TransferMode::Copy, 60);
 }
 
+/// The same on the guest's own pages, which the dead worker's I/O still writes to until the fence is passed.
+#[test]
+fn killed_under_load_on_mapped_pages() {
+    kill_again_and_again(TransferMode::Persistent, 60);
+}
+
 /// A successor that was told other terms than the dead worker promised refuses, instead of serving on a ring it would misread.
 #[test]
 fn other_terms_are_refused() {

@@ -192,3 +192,34 @@ fn resize_is_noticed() {
     assert_eq!(guest.ask(0, guest.request(OP_READ, 3, last(32), &[(0, 0, 7)])), -1);
     worker.disconnect();
 }
+
+/// A block device: its own blocks and size, and discards by ioctl off the queue's thread. Needs root and a loop device.
+#[test]
+#[ignore = "needs root and loop devices: cargo test -p blkback -- --ignored"]
+fn block_device() {
+    let mut world = World::new(16 * MIB);
+    let losetup = |arguments: &[&str]| {
+        let output = std::process::Command::new("losetup").args(arguments).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let device = losetup(&["--direct-io=on", "--find", "--show", world.image.to_str().unwrap()]);
+    let image = std::mem::replace(&mut world.image, device.clone().into());
+    let mut guest = Frontend::new(&world.guest, 1, 0, Abi::Native64, 16);
+    let mut worker = Worker::spawn(world.dir.path());
+    let opened = worker.open(world.open());
+    worker.connect(world.connect(&guest));
+    guest.fill(0, 0xc3);
+
+    let wrote = guest.ask(0, guest.request(OP_WRITE, 1, 0, &[(0, 0, 7), (0, 0, 7)]));
+    let discarded = guest.ask(0, guest.discard(2, 0, 8));
+    let flushed = guest.ask(0, guest.request(OP_FLUSH_DISKCACHE, 3, 0, &[]));
+    worker.disconnect();
+    losetup(&["--detach", &device]);
+
+    assert!(opened.identity.starts_with("dev:7:") && opened.discard.is_some(), "{opened:?}");
+    assert_eq!((wrote, discarded, flushed), (0, 0, 0));
+    let bytes = std::fs::read(image).unwrap();
+    assert_eq!(bytes[..PAGE_LEN], [0; PAGE_LEN]);
+    assert_eq!(bytes[PAGE_LEN..2 * PAGE_LEN], [0xc3; PAGE_LEN]);
+}

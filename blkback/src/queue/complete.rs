@@ -5,6 +5,7 @@ use worker::crash_point;
 use xenbus::hv::{EventChannel, GrantTable};
 
 use super::{Queue, Stop};
+use crate::discard::DiscardLine;
 use crate::figures::Counter;
 use crate::request::{Direction, Order};
 use crate::slot::{ChunkId, SlotId, Step, Tag};
@@ -31,6 +32,9 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             }
         }
         self.completions = completions;
+        while let Some((id, result)) = self.discards.as_mut().and_then(DiscardLine::next_done) {
+            self.discard_ended(id, result)?;
+        }
         self.failure.take().map_or(Ok(()), Err)
     }
 
@@ -43,9 +47,9 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
                 chunk.done_bytes = chunk.done_bytes.saturating_add(len).min(chunk.len_bytes);
                 if chunk.done_bytes < chunk.len_bytes {
                     self.send_to_disk(id)
-                } else if chunk.direction == Direction::Read {
+                } else if let (Direction::Read, Some(run)) = (chunk.direction, chunk.run) {
                     crash_point!("after_read");
-                    self.want_copy(id);
+                    self.want_copy(id, run);
                     Ok(())
                 } else {
                     crash_point!("after_write");
@@ -78,7 +82,10 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     /// Nothing is to be done for a chunk any more.
     pub(super) fn chunk_done(&mut self, id: ChunkId, outcome: Result<(), Counter>) -> Result<(), Stop> {
         let chunk = *self.chunk(id);
-        self.pool.give(chunk.run);
+        match chunk.run {
+            Some(run) => self.pool.give(run),
+            None => self.release_pages(&chunk),
+        }
         self.free_chunks.push(id);
         if let Err(counter) = outcome {
             self.figures.add(counter, 1);

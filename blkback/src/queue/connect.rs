@@ -17,8 +17,10 @@ use xenbus::hv::{Access, EventChannel, GrantTable, MapError};
 use xenbus::memory::LocalMemory;
 use xenbus::{GrantRef, Port};
 
-use super::{Copies, Device, Queue, Stop};
+use super::{Copies, Device, Queue, Stop, mapped};
+use crate::discard::DiscardLine;
 use crate::figures::{Counter, Figures};
+use crate::persistent::Cache;
 use crate::pool::Pool;
 use crate::request::Limits;
 use crate::slot::{Chunk, ChunkId, Slot, SlotId, Tag};
@@ -41,6 +43,7 @@ pub(crate) struct Parts<G, E> {
     pub(crate) bell: Bell,
     pub(crate) journal: Journal,
     pub(crate) figures: Figures,
+    pub(crate) discards: Option<DiscardLine>,
 }
 
 /// What a connection brings.
@@ -102,7 +105,7 @@ pub(crate) fn journal_shape(nr_slots: u32, max_indirect_segments: u16) -> Shape 
 impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     /// Connects and replays; says how many requests a dead predecessor left.
     pub(crate) fn connect(parts: Parts<G, E>, terms: Terms) -> Result<(Self, u32), ConnectError> {
-        let Parts { device, mut grants, mut events, mut uring, bell, mut journal, figures } = parts;
+        let Parts { device, mut grants, mut events, mut uring, bell, mut journal, figures, discards } = parts;
         let mapping = map_ring(&mut grants, &terms.ring)?;
         crash_point!("after_map");
         bind(&mut events, Port(terms.ring.port))?;
@@ -127,6 +130,8 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         let table_len = (max_indirect * SEGMENT_LEN).next_multiple_of(8);
         let tables = LocalMemory::new(nr_slots as usize * table_len).map_err(Stop::from)?;
         let pool = Pool::new(terms.memory.len());
+        let most_pages_per_chunk = MAX_PAGES_PER_CHUNK.min(pool.pages()).max(1);
+        let cache = (terms.mode == TransferMode::Persistent).then(Cache::new);
         uring.give_memory(terms.memory);
         let nr_slots = nr_slots as usize;
         let mut queue = Self {
@@ -147,7 +152,9 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             free_slots: free_list(nr_slots),
             chunks: vec![Chunk::EMPTY; nr_slots * 2],
             free_chunks: free_list(nr_slots * 2),
-            most_pages_per_chunk: MAX_PAGES_PER_CHUNK.min(pool.pages()).max(1),
+            iovecs: mapped::room(cache.as_ref(), nr_slots * 2, most_pages_per_chunk),
+            cache,
+            most_pages_per_chunk,
             pool,
             tables,
             table_len,
@@ -158,6 +165,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             copy_in: Copies::with_room(nr_slots * 16),
             copy_out: Copies::with_room(nr_slots * 16),
             completions: Vec::with_capacity(256),
+            discards,
             barriers: 0,
             barrier: None,
             active: 0,
@@ -165,6 +173,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             event: false,
             shortage: false,
             closing: false,
+            mappings_seen_ns: 0,
             started: Instant::now(),
             now_ns: 0,
         };

@@ -7,6 +7,7 @@ use xenbus::hv::{Direction as CopyDirection, EventChannel, GrantCopy, GrantStatu
 
 use super::{Queue, Stop, TARGET};
 use crate::figures::Counter;
+use crate::pool::Run;
 use crate::request::{Direction, Order};
 use crate::slot::{Chunk, ChunkId, SlotId, Step, Tag, Work};
 use crate::wire::SECTOR_LEN;
@@ -117,7 +118,14 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         let at = slot.sector;
         slot.sector += piece;
         slot.nr_sectors -= piece;
-        self.uring.punch_hole(TARGET, at * SECTOR_LEN, piece * SECTOR_LEN, Tag::Discard(id).pack())?;
+        let secure = slot.work == Work::Discard { secure: true };
+        match &mut self.discards {
+            Some(line) => line.send(id, secure, at, piece)?,
+            None => {
+                let tag = Tag::Discard(id).pack();
+                self.uring.punch_hole(TARGET, at * SECTOR_LEN, piece * SECTOR_LEN, tag)?;
+            }
+        }
         Ok(true)
     }
 
@@ -130,8 +138,14 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         let segments = self.segments_of(id).get(first..last).unwrap_or_default();
         let len: u32 = segments.iter().map(|s| s.len_bytes()).sum();
         let Some(&chunk_id) = self.free_chunks.last() else { return self.short_of_buffers() };
-        let pages = len.div_ceil(XEN_PAGE_LEN);
-        let Some(run) = self.pool.take(pages) else { return self.short_of_buffers() };
+        let run = if self.acquire_pages(id, first, last) {
+            None
+        } else {
+            let Some(run) = self.pool.take(len.div_ceil(XEN_PAGE_LEN)) else {
+                return self.short_of_buffers();
+            };
+            Some(run)
+        };
         self.free_chunks.pop();
         #[allow(clippy::cast_possible_truncation)] // bounded by nr_segments
         let nr_segments = (last - first) as u16;
@@ -149,9 +163,9 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         slot.next_segment += nr_segments;
         slot.sector += u64::from(len) / SECTOR_LEN;
         slot.chunks_in_flight += 1;
-        match direction {
-            Direction::Read => self.send_to_disk(chunk_id)?,
-            Direction::Write => self.want_copy(chunk_id),
+        match (direction, run) {
+            (Direction::Write, Some(run)) => self.want_copy(chunk_id, run),
+            (Direction::Write, None) | (Direction::Read, _) => self.send_to_disk(chunk_id)?,
         }
         Ok(true)
     }
@@ -162,7 +176,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     }
 
     /// Books the grant copies that a chunk needs, in its own direction.
-    pub(super) fn want_copy(&mut self, id: ChunkId) {
+    pub(super) fn want_copy(&mut self, id: ChunkId, run: Run) {
         let chunk = *self.chunk(id);
         let (copies, direction) = match chunk.direction {
             Direction::Read => (&mut self.copy_out, CopyDirection::ToGuest),
@@ -170,7 +184,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         };
         let at = usize::from(chunk.slot) * self.segments_per_slot + usize::from(chunk.first_segment);
         let segments = self.segments.get(at..at + usize::from(chunk.nr_segments)).unwrap_or_default();
-        let mut local = chunk.run.offset();
+        let mut local = run.offset();
         for segment in segments {
             let len = u16::from(segment.len_sectors()) * 512;
             copies.ops.push(GrantCopy {
@@ -229,7 +243,8 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             Direction::Read => Rw::Read,
             Direction::Write => Rw::Write,
         };
-        let local = chunk.run.offset() + chunk.done_bytes as usize;
+        let Some(run) = chunk.run else { return self.send_pages_to_disk(id, rw) };
+        let local = run.offset() + chunk.done_bytes as usize;
         let offset = chunk.offset_bytes + u64::from(chunk.done_bytes);
         let len = chunk.len_bytes - chunk.done_bytes;
         crash_point!("before_disk");

@@ -17,6 +17,7 @@ use xenbus::hv::Hypervisor;
 use xenbus::memory::LocalMemory;
 
 use super::{Held, Vbd};
+use crate::discard::Discards;
 use crate::figures::{self, Figures};
 use crate::queue::{Device, Parts, journal_shape};
 use crate::target::Target;
@@ -44,6 +45,7 @@ where
         check(&open)?;
         let target = Target::open(&open.target, open.read_only, open.discard)
             .map_err(|e| (Fault::Target, e.to_string()))?;
+        let target = Arc::new(target);
         let opened = target.opened().clone();
         let device = Arc::new(Device::default());
         device.capacity_sectors.store(opened.capacity_sectors, Ordering::Relaxed);
@@ -54,10 +56,14 @@ where
         let nr_queues = u32::from(open.max_queues);
         let counters = counters::open(&open.run_dir.join("counters"), &figures::NAMES, nr_queues)
             .map_err(|e| host("counters file", &e))?;
+        let discards = (opened.discard.is_some() && target.is_block_device())
+            .then(|| Discards::start(Arc::clone(&target)))
+            .transpose()
+            .map_err(|e| host("discard thread", &e))?;
         let mut queues = Vec::new();
         for (number, counters) in counters.into_iter().enumerate() {
             let handle = self
-                .spawn(number, &open, &target, &device, &memory, Figures(counters))
+                .spawn(number, &open, &target, &device, &memory, Figures(counters), discards.as_ref())
                 .map_err(|e| host(&format!("queue {number}"), &e))?;
             queues.push(handle);
         }
@@ -68,6 +74,7 @@ where
         Ok(opened)
     }
 
+    #[allow(clippy::too_many_arguments)] // all that one thread is made of, in one place
     fn spawn(
         &self,
         number: usize,
@@ -76,6 +83,7 @@ where
         device: &Arc<Device>,
         memory: &LocalMemory,
         figures: Figures,
+        discards: Option<&Discards>,
     ) -> anyhow::Result<Handle> {
         let frontend = DomId(open.frontend);
         let grants = self.host.open_grants(frontend)?;
@@ -95,13 +103,15 @@ where
         let (commands, for_thread) = crossbeam_channel::unbounded();
         let line =
             Line { number, commands: for_thread, reports: self.reporter.clone(), bell: self.bell.clone() };
-        let parts =
-            Parts { device: Arc::clone(device), grants, events, uring, bell: bell.clone(), journal, figures };
+        let discards = discards.map(|d| d.line(bell.clone()));
+        let device = Arc::clone(device);
+        let bell_here = bell.clone();
+        let parts = Parts { device, grants, events, uring, bell, journal, figures, discards };
         std::thread::Builder::new()
             .name(format!("queue-{number}"))
             .stack_size(THREAD_STACK_LEN)
             .spawn(move || thread::run(parts, &line))?;
-        Ok(Handle { commands, bell })
+        Ok(Handle { commands, bell: bell_here })
     }
 
     fn wait_until_ready(&self, nr_queues: usize) -> Result<(), (Fault, String)> {
