@@ -4,6 +4,7 @@
 
 pub mod blkfront;
 pub mod blkif;
+pub mod hostile;
 pub mod oracle;
 pub mod prng;
 pub mod store;

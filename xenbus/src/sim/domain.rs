@@ -255,6 +255,13 @@ impl SimDomain {
     }
 }
 
+impl SimDomain {
+    /// Closes a port under whoever uses it, as only a hostile guest would; its number is free for the next.
+    pub fn close_port(&self, port: Port) {
+        lock(&self.0.channels).remove(&port);
+    }
+}
+
 /// Contiguous pages of a guest, given back on drop.
 #[derive(Debug)]
 pub struct GuestPages {
@@ -370,6 +377,9 @@ impl AsFd for GuestPort {
 
 impl Drop for GuestPort {
     fn drop(&mut self) {
-        lock(&self.domain.channels).remove(&self.port);
+        let mut channels = lock(&self.domain.channels);
+        if channels.get(&self.port).is_some_and(|c| Arc::ptr_eq(c, &self.channel)) {
+            channels.remove(&self.port);
+        }
     }
 }
