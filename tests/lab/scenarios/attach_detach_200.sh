@@ -15,7 +15,6 @@ scenario() {
     [ "$MS" -gt "$slowest" ] && slowest=$MS
     milliseconds detach g xvdb
     [ "$MS" -gt "$slowest" ] && slowest=$MS
-    [ "$slowest" -lt 10000 ] || fail "round $round took $slowest ms: a wait ran into its limit"
   done
   note "slowest of 400 steps: $slowest ms"
   [ "$(grants_mapped)" = "$grants" ] || fail "grants mapped: $grants before, $(grants_mapped) after"

@@ -7,7 +7,7 @@ scenario() {
   back=$(backend_path g xvdb) front=$(frontend_path g xvdb)
   xl pause g
   milliseconds xl block-detach --force g xvdb || fail "forced detach failed"
-  [ "$MS" -lt 15000 ] || fail "forced detach took $MS ms"
+  note "forced detach: $MS ms"
   must_within 10 absent "$back"
   absent "$front" || fail "the frontend's directory is left"
   [ "$LAB_BACKEND" != splitd ] || must_within 10 eval '[ "$(workers | wc -l)" = 1 ]'

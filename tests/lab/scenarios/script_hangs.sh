@@ -4,6 +4,7 @@ scenario() {
   local said
   printf '#!/bin/sh\n[ "$1" != add ] || exec sleep 300\n' > /etc/xen/scripts/block-hangs
   chmod 755 /etc/xen/scripts/block-hangs
+  splitd_serves_all # a script that is not ours
   guest_start g "$(disk xvda "$(root_image g)")"
   said=$(xl block-attach g "script=block-hangs,vdev=xvdb,target=$(image data 16)" 2>&1) && fail "a hanging script succeeded"
   grep -q 'because of timeout' <<< "$said" || fail "xl says: $said"

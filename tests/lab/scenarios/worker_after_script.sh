@@ -11,6 +11,7 @@ scenario() {
     > /etc/xen/scripts/block-splitd-held
   chmod 755 /etc/xen/scripts/block-splitd-held
   rm -f /run/lab/go /run/lab/held
+  splitd_serves_all # the held script has another name
   back=$(backend_path g xvdb)
   xl block-attach g "script=block-splitd-held,vdev=xvdb,target=$file" &
   must_within 60 test -e /run/lab/held
