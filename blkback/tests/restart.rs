@@ -200,3 +200,56 @@ fn other_terms_are_refused() {
         other => panic!("a used ring without its journal: {other:?}"),
     }
 }
+
+/// Every named crash point, the first time it is passed and later ones, in both modes: the places where a kill could hurt are
+/// hit for certain, not by luck.
+#[cfg(feature = "crash-points")]
+#[test]
+fn killed_at_every_crash_point() {
+    const ALWAYS: [&str; 13] = [
+        "after_fence",
+        "after_map",
+        "after_bind",
+        "after_copy",
+        "after_taken",
+        "after_segments",
+        "before_disk",
+        "after_write",
+        "after_flush",
+        "after_staged",
+        "before_publish",
+        "after_publish",
+        "before_notify",
+    ];
+    const COPYING: [&str; 3] = ["after_copy_in", "after_read", "after_copy_out"];
+    for (mode, more) in [(TransferMode::Copy, &COPYING[..]), (TransferMode::Persistent, &[])] {
+        let world = World::new(1 << 20);
+        let guest = Frontend::new(&world.guest, 1, 0, Abi::Native64, u32::try_from(2 * PAGES).unwrap());
+        let connect = Connect { mode, ..world.connect(&guest) };
+        let mut verifier = Verifier::new(guest, 0xc4a5);
+        for name in ALWAYS.iter().chain(more) {
+            for count in if name.starts_with("after_fence") || *name == "after_map" || *name == "after_bind" {
+                vec![1]
+            } else {
+                vec![1, 2, 7, 40]
+            } {
+                let point = format!("{name}:{count}");
+                let mut worker = Worker::spawn_with(world.dir.path(), &[("SPLITD_CRASH_POINT", &point)]);
+                worker.open(world.open());
+                worker.try_connect(connect.clone());
+                let begun = Instant::now();
+                while worker.child.try_wait().unwrap().is_none() {
+                    assert!(begun.elapsed() < LIMIT, "{point} is never passed");
+                    verifier.run_for(Duration::from_millis(2));
+                }
+                verifier.take_answers();
+                verifier.fill();
+            }
+        }
+        let mut worker = Worker::spawn(world.dir.path());
+        worker.open(world.open());
+        worker.connect(connect);
+        verifier.finish();
+        worker.disconnect();
+    }
+}

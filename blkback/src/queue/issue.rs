@@ -243,11 +243,11 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             Direction::Read => Rw::Read,
             Direction::Write => Rw::Write,
         };
+        crash_point!("before_disk");
         let Some(run) = chunk.run else { return self.send_pages_to_disk(id, rw) };
         let local = run.offset() + chunk.done_bytes as usize;
         let offset = chunk.offset_bytes + u64::from(chunk.done_bytes);
         let len = chunk.len_bytes - chunk.done_bytes;
-        crash_point!("before_disk");
         Ok(self.uring.transfer(rw, TARGET, offset, local, len, Tag::Chunk(id).pack())?)
     }
 }

@@ -138,6 +138,13 @@ impl Worker {
         }
     }
 
+    /// As `connect`, for a worker that may die of it.
+    pub fn try_connect(&mut self, connect: Connect) -> bool {
+        self.tell(&ToWorker::Connect(connect));
+        let mut line = String::new();
+        self.lines.read_line(&mut line).is_ok() && line.contains("connected")
+    }
+
     /// SIGKILL, and gone.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
