@@ -118,7 +118,8 @@ impl Report {
             && self.faults.is_none()
     }
 
-    pub(super) fn add(&mut self, other: &Self) {
+    /// Adds up.
+    pub fn add(&mut self, other: &Self) {
         self.done += other.done;
         self.bytes += other.bytes;
         self.io_errors += other.io_errors;

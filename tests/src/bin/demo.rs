@@ -1,0 +1,205 @@
+//! The main job without Xen: the real splitd and its real workers on the simulated host, two guests that write and verify, a
+//! worker killed midway, a verdict. Knows nothing of how the programs work; what it shows comes from splitd's own socket.
+
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use splitd::protocol::Verb;
+use splitd_tests::blkfront::{Frontend, Load, Options, Report, Running};
+use splitd_tests::toolstack::{DiskConfig, Paths};
+use splitd_tests::world::World;
+use xenbus::sim::SimDomain;
+
+/// How long the guests work.
+const RUNNING: Duration = Duration::from_secs(8);
+/// When the first guest's worker is killed.
+const KILL_AFTER: Duration = Duration::from_secs(4);
+/// 64 MiB each.
+const SECTORS: u64 = 131_072;
+
+type Failed = Box<dyn std::error::Error>;
+
+fn main() -> ExitCode {
+    let wants_json = std::env::args().skip(1).any(|a| a == "--json");
+    if let Some(other) = std::env::args().skip(1).find(|a| a != "--json") {
+        eprintln!("demo: {other}: only --json is allowed");
+        return ExitCode::from(2);
+    }
+    println!("simulated host, no Xen");
+    match check_machine().and_then(|()| demo()) {
+        Ok(report) => finish(&report, wants_json),
+        Err(trouble) => {
+            eprintln!("demo: {trouble}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What a machine may lack, each with its fix.
+fn check_machine() -> Result<(), Failed> {
+    let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
+    if disabled.trim() == "2" {
+        return Err("io_uring is switched off; switch it on: sysctl kernel.io_uring_disabled=0".into());
+    }
+    // The simulated guests' memory and the workers' buffers; registered buffers are locked.
+    const NEEDED_LEN_BYTES: u64 = 8 << 20;
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|l| l.strip_prefix("Max locked memory")).unwrap_or_default();
+    let soft = line.split_whitespace().next().and_then(|n| n.parse::<u64>().ok());
+    if let Some(soft) = soft.filter(|n| *n < NEEDED_LEN_BYTES) {
+        println!(
+            "note: the limit on locked memory is {soft} bytes, buffers are registered from {NEEDED_LEN_BYTES}; \
+             this runs, but slower (fix: ulimit -l {})",
+            NEEDED_LEN_BYTES >> 10
+        );
+    }
+    check_direct(std::env::current_exe()?.parent().unwrap_or(Path::new(".")))
+}
+
+fn check_direct(dir: &Path) -> Result<(), Failed> {
+    let path = dir.join(format!(".direct-{}", std::process::id()));
+    let opened =
+        std::fs::File::options().create(true).write(true).truncate(true).custom_flags(0o40000).open(&path);
+    let _ = std::fs::remove_file(&path);
+    match opened {
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => Err(format!(
+            "{}: the file system does not do O_DIRECT; set CARGO_TARGET_DIR to a directory on ext4 or XFS",
+            dir.display()
+        )
+        .into()),
+        Err(e) => Err(format!("{}: {e}", path.display()).into()),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// One guest with one disk.
+struct Guest {
+    domain: SimDomain,
+    disk: DiskConfig,
+    paths: Paths,
+    frontend: Frontend,
+    running: Option<Running>,
+}
+
+impl Guest {
+    fn start(world: &mut World, number: u16) -> Result<Self, Failed> {
+        let domain = world.guest(number)?;
+        let image = world.image(&format!("guest-{number}.img"), SECTORS)?;
+        let disk = world.disk(0, &image);
+        let paths = world.attach(&domain, &disk)?;
+        let options = Options { queues: 2, segments: 64, ..Options::default() };
+        let frontend = Frontend::connect(&domain, disk.devid, options)?;
+        Ok(Self { domain, disk, paths, frontend, running: None })
+    }
+
+    fn work(&mut self) -> Result<(), Failed> {
+        let load = Load {
+            seed: u64::from(self.domain.id().0),
+            operations: None,
+            duration: Some(RUNNING),
+            depth: 16,
+            sectors: 1..129,
+            flush_percent: 1,
+            discard_percent: 1,
+            ..Load::default()
+        };
+        self.running = Some(self.frontend.start(&load)?);
+        Ok(())
+    }
+
+    /// Ends the load, compares the whole image with what was written, and detaches the disk as xl does.
+    fn finish(mut self, world: &mut World) -> Result<Report, Failed> {
+        let Some(running) = self.running.take() else { return Err("the guest did not start".into()) };
+        let mut report = running.finish(&mut self.frontend)?;
+        if let Err(wrong) = self.frontend.oracle().check_file(&self.disk.target)? {
+            report.verify_errors += 1;
+            report.first_error.get_or_insert(format!("{wrong:?}"));
+        }
+        world.tools.begin_detach(&self.paths, false)?;
+        self.frontend.finish_close()?;
+        world.tools.finish_detach(self.domain.id(), &self.disk, &self.paths)?;
+        Ok(report)
+    }
+}
+
+fn demo() -> Result<Report, Failed> {
+    let mut world = World::start("")?;
+    let mut guests = [Guest::start(&mut world, 1)?, Guest::start(&mut world, 2)?];
+    for guest in &mut guests {
+        guest.work()?;
+    }
+    watch(&world)?;
+    let mut total = Report::default();
+    for guest in guests {
+        total.add(&guest.finish(&mut world)?);
+    }
+    Ok(total)
+}
+
+/// The live table, from the counters that the workers keep; kills one worker on the way.
+fn watch(world: &World) -> Result<(), Failed> {
+    println!(
+        "{:>6}  {:<14} {:>7} {:>9} {:>9} {:>9}",
+        "s", "disk", "worker", "read MiB", "write MiB", "in flight"
+    );
+    let began = Instant::now();
+    let mut killed = false;
+    while began.elapsed() < RUNNING {
+        std::thread::sleep(Duration::from_secs(1));
+        if !killed && began.elapsed() >= KILL_AFTER {
+            killed = true;
+            if let Some(pid) = world.kill_worker("vbd/1/xvda")? {
+                println!("{:>6.1}  kill -9 {pid}, the worker of vbd/1/xvda", began.elapsed().as_secs_f64());
+            }
+        }
+        let stats = world.ask(Verb::Stats { device: None })?;
+        for device in stats.get("devices").and_then(Value::as_array).into_iter().flatten() {
+            print_row(world, began.elapsed(), device);
+        }
+    }
+    Ok(())
+}
+
+fn print_row(world: &World, at: Duration, device: &Value) {
+    let name = device.get("device").and_then(Value::as_str).unwrap_or("?");
+    let figure = |name: &str| device.get(name).and_then(Value::as_u64).unwrap_or(0);
+    let pid = world.show(name).ok().and_then(|row| row.pid).map_or("-".to_owned(), |pid| pid.to_string());
+    println!(
+        "{:>6.1}  {name:<14} {pid:>7} {:>9} {:>9} {:>9}",
+        at.as_secs_f64(),
+        figure("read_bytes") >> 20,
+        figure("write_bytes") >> 20,
+        figure("in_flight"),
+    );
+}
+
+fn finish(report: &Report, wants_json: bool) -> ExitCode {
+    let is_clean = report.is_clean();
+    println!(
+        "{} requests, {} MiB, {} I/O errors, {} verify errors, {} unanswered",
+        report.done,
+        report.bytes >> 20,
+        report.io_errors + report.unsupported,
+        report.verify_errors,
+        report.unanswered
+    );
+    if let Some(error) = &report.first_error {
+        println!("first error: {error}");
+    }
+    let verdict = if is_clean { "ok" } else { "failed" };
+    if wants_json {
+        let disk = json!({
+            "bytes": report.bytes,
+            "io_errors": report.io_errors + report.unsupported + report.unanswered,
+            "verify_errors": report.verify_errors,
+        });
+        println!("{}", json!({ "version": 1, "disk": disk, "verdict": verdict }));
+    } else {
+        println!("verdict: {verdict}");
+    }
+    if is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
