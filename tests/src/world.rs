@@ -30,7 +30,8 @@ pub struct Programs {
     pub splitctl: PathBuf,
     /// The workers' program.
     pub blkback: PathBuf,
-    dir: PathBuf,
+    /// Where they were built; images are put there, too.
+    pub dir: PathBuf,
 }
 
 impl Programs {
@@ -76,6 +77,7 @@ fn build() -> io::Result<PathBuf> {
 pub struct World {
     programs: Programs,
     config: PathBuf,
+    environment: Vec<(String, String)>,
     splitd: Option<Child>,
     /// The simulated host.
     pub host: SimHost,
@@ -88,7 +90,12 @@ pub struct World {
 impl World {
     /// A host whose splitd has this configuration. Workers run as the user who runs this.
     pub fn start(config: &str) -> io::Result<Self> {
-        let programs = Programs::build()?;
+        Self::start_with(config, Programs::build()?, &[])
+    }
+
+    /// The same with other programs, and with more in splitd's environment, which its workers inherit.
+    pub fn start_with(config: &str, programs: Programs, environment: &[(&str, &str)]) -> io::Result<Self> {
+        let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let dir = TempDir::with_prefix("splitd-sim-")?;
         // Beside the programs: there is a file system with O_DIRECT, where /tmp may be a tmpfs.
         let images = TempDir::with_prefix_in("images-", &programs.dir)?;
@@ -96,7 +103,7 @@ impl World {
         let path = dir.path().join("splitd.toml");
         std::fs::write(&path, format!("worker_uid_base = 0\n{config}\n"))?;
         let tools = Toolstack::connect(&host).map_err(io::Error::other)?;
-        let mut world = Self { programs, config: path, splitd: None, host, tools, images, dir };
+        let mut world = Self { programs, config: path, environment, splitd: None, host, tools, images, dir };
         world.start_splitd()?;
         Ok(world)
     }
@@ -105,6 +112,12 @@ impl World {
     #[must_use]
     pub fn run_dir(&self) -> PathBuf {
         self.dir.path().join("run")
+    }
+
+    /// The process of splitd.
+    #[must_use]
+    pub fn splitd_pid(&self) -> Option<u32> {
+        self.splitd.as_ref().map(Child::id)
     }
 
     /// What splitd and its workers said.
@@ -127,6 +140,7 @@ impl World {
             .arg(&self.programs.blkback)
             .arg("--sys")
             .arg(self.dir.path().join("sys"))
+            .envs(self.environment.iter().map(|(k, v)| (k, v)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

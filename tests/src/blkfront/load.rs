@@ -1,6 +1,7 @@
 //! A load on one queue: random requests at a given depth, every byte verified. A slow or dead backend only makes it wait. Knows
 //! nothing of rings or of the store.
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -66,7 +67,7 @@ impl Default for Load {
 }
 
 /// What came of a load.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Report {
     /// Requests answered with OKAY.
     pub done: u64,
@@ -86,6 +87,23 @@ pub struct Report {
     pub first_error: Option<String>,
     /// Latencies in ns.
     pub latency_ns: Histogram<u64>,
+}
+
+impl fmt::Debug for Report {
+    /// Without the thousands of buckets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Report")
+            .field("done", &self.done)
+            .field("bytes", &self.bytes)
+            .field("io_errors", &self.io_errors)
+            .field("unsupported", &self.unsupported)
+            .field("verify_errors", &self.verify_errors)
+            .field("unanswered", &self.unanswered)
+            .field("faults", &self.faults)
+            .field("first_error", &self.first_error)
+            .field("latency_max_ns", &self.latency_ns.max())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for Report {
