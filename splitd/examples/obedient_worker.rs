@@ -3,6 +3,7 @@
 //! path is not there, with `hang` it never answers, and so on. Knows nothing of Xen.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 
 use worker::message::{Discard, Fault, FromWorker, LISTEN_FD, Open, Opened, Phase, ToWorker, VERSION};
@@ -98,8 +99,11 @@ impl Worker {
                 std::thread::park();
             }
         }
-        let identity =
-            if self.does("/dev/") { "dev:253:17".to_owned() } else { format!("file:1:{}", self.target) };
+        let identity = match std::fs::metadata(&self.target) {
+            _ if self.does("/dev/") => "dev:253:17".to_owned(),
+            Ok(metadata) => format!("file:1:{}", metadata.ino()),
+            Err(_) => format!("file:1:{}", self.target),
+        };
         let opened = Opened {
             capacity_sectors: self.capacity(),
             logical_block_len_bytes: 512,

@@ -52,7 +52,7 @@ impl Device {
     }
 
     /// Writes `pairs` and then `state`, if `state` still is what was seen; false if not.
-    async fn write(&self, look: &Look, pairs: &Pairs, state: State) -> Result<bool, String> {
+    async fn write(&mut self, look: &Look, pairs: &Pairs, state: State) -> Result<bool, String> {
         let Some(seen) = look.observed.backend.map(|backend| backend.state) else { return Ok(false) };
         let dir = &self.id.backend_dir();
         let work = |tx: Nodes| async move {
@@ -67,13 +67,13 @@ impl Device {
             Ok::<bool, Error>(true)
         };
         let written = self.host.store.transaction(work).await.map_err(|trouble| trouble.to_string())?;
-        if written && state != seen {
+        if written && state != seen && self.may_log() {
             info!(device = %self.id, "state {seen} -> {state}");
         }
         Ok(written)
     }
 
-    async fn switch(&self, look: &Look, state: State) -> Result<(), String> {
+    async fn switch(&mut self, look: &Look, state: State) -> Result<(), String> {
         self.write(look, &Pairs::new(), state).await.map(|_| ())
     }
 
@@ -195,7 +195,9 @@ impl Device {
     /// The frontend's fault, where the kernel's backends leave theirs; then Closing.
     async fn fail(&mut self, look: &Look) -> Result<(), String> {
         let reason = self.violation.clone().unwrap_or_default();
-        warn!(device = %self.id, "the frontend broke the protocol: {reason}");
+        if self.may_log() {
+            warn!(device = %self.id, "the frontend broke the protocol: {reason}");
+        }
         let path = self.id.error_node();
         let text = format!("{EINVAL} {reason}");
         self.host.store.write(&path, text.as_bytes()).await.map_err(|trouble| trouble.to_string())?;
@@ -209,6 +211,13 @@ impl Device {
         match self.host.store.remove(dir).await {
             Err(trouble) if !trouble.is_no_entry() => warn!(device = %self.id, "{trouble}"),
             _ => self.error_written = false,
+        }
+        // The guest's directory of errors, once it was the last.
+        if let Some((guest, _)) = dir.rsplit_once('/')
+            && self.host.store.directory(guest).await.is_ok_and(|devices| devices.is_empty())
+        {
+            // Gone already is as good.
+            let _ = self.host.store.remove(guest).await;
         }
     }
 
