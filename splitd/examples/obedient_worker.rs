@@ -38,10 +38,12 @@ impl Worker {
             for answer in self.answer(message) {
                 let mut text = serde_json::to_vec(&answer)?;
                 text.push(b'\n');
-                (&*stream).write_all(&text)?;
+                let heard = (&*stream).write_all(&text);
                 if answer == FromWorker::Disconnected {
+                    // Whether or not anybody still listens.
                     std::process::exit(0);
                 }
+                heard?;
             }
             if self.does("babbles") {
                 (&*stream).write_all(b"\x00 this is no message\n")?;

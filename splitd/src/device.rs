@@ -41,6 +41,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Steps in a row before the task looks after its other duties; a device that never rests is a bug.
 const STEPS_MAX: u32 = 16;
 
+/// How long a worker may take to end once its device is gone from xenstore.
+const STOP_GONE: Duration = Duration::from_secs(60);
+
 /// Looks that a frontend may cause: a whole attach and detach takes about fifteen.
 const LOOKS: u32 = 100;
 const LOOK_EACH: Duration = Duration::from_millis(100);
@@ -197,6 +200,10 @@ impl Device {
     async fn settle(&mut self) -> bool {
         for _ in 0..STEPS_MAX {
             let Some((look, blind)) = self.look().await else { return true };
+            if look.observed.backend.is_none() && self.worker == Worker::Stopping && self.kill_at.is_none() {
+                // What is in flight may take as long as its storage does, unless nobody is left to care.
+                self.kill_at = Some(Instant::now() + STOP_GONE);
+            }
             self.judge_ownership(&look).await;
             let action = step(&look.observed, &self.facts());
             let needs_no_store = matches!(action, Action::Recover)

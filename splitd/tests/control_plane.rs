@@ -216,6 +216,23 @@ fn splitd_killed_alone_and_with_its_worker() {
     world.backend_reaches(&disk, "6");
 }
 
+/// A disk is removed while splitd is away: the next splitd ends its worker. So does it with one that is on no record.
+#[test]
+fn workers_that_nobody_needs_any_more() {
+    let mut world = World::new();
+    let first = world.connected(5, "/srv/a.img");
+    let second = world.connected(6, "/srv/b.img");
+    let pids = [world.pid(&first).unwrap(), world.pid(&second).unwrap()];
+    world.kill_splitd();
+    world.toolstack_removes(&first);
+    world.toolstack_removes(&second);
+    std::fs::remove_file(world.dir.path().join("run/vbd-6-51712/launch.json")).unwrap();
+    world.start_splitd();
+    world.until("both workers end", |_| pids.iter().all(|pid| !runs(*pid)));
+    world.until_gone(&first);
+    assert_eq!(world.read(&first.backend), None);
+}
+
 /// X22: another guest has the same number after splitd was away: its connection is nobody's.
 #[test]
 fn a_recycled_domain_number() {

@@ -16,11 +16,10 @@ use crate::offer::{self, Pairs};
 use crate::sharing::Access;
 use crate::step::{Action, Worker};
 
-/// How long a worker without a frontend may take to end, and one with a frontend whose directory is gone anyway.
+/// How long a worker without a frontend may take to end.
 const STOP_IDLE: Duration = Duration::from_secs(5);
-const STOP_GONE: Duration = Duration::from_secs(60);
 
-/// `EINVAL`, `EIO`: the number that an error node begins with, as the kernel writes it.
+/// `EINVAL`: the number that an error node begins with, as the kernel writes it.
 const EINVAL: u32 = 22;
 
 impl Device {
@@ -34,7 +33,7 @@ impl Device {
             Action::Publish | Action::Resize => self.publish(look).await,
             Action::FollowClosing => self.switch(look, State::Closing).await,
             Action::Stop => {
-                self.stop(look);
+                self.stop();
                 Ok(())
             }
             Action::Fail => self.fail(look).await,
@@ -167,7 +166,7 @@ impl Device {
         self.write(look, &pairs, State::Connected).await.map(|_| ())
     }
 
-    fn stop(&mut self, look: &Look) {
+    fn stop(&mut self) {
         let Some(link) = &self.link else {
             self.worker = Worker::Absent;
             return;
@@ -185,8 +184,7 @@ impl Device {
             }
             _ => {
                 link.say(ToWorker::Disconnect);
-                // What is in flight may take as long as its storage does, unless nobody is left to care.
-                look.observed.backend.is_none().then(|| Instant::now() + STOP_GONE)
+                None
             }
         };
         self.answer_script(Err(format!("{}: detached while it was opened", self.target_text())));
