@@ -3,6 +3,7 @@
 //! path is not there, with `hang` it never answers, and so on. Knows nothing of Xen.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 
 use worker::message::{Discard, Fault, FromWorker, LISTEN_FD, Open, Opened, Phase, ToWorker, VERSION};
@@ -37,10 +38,12 @@ impl Worker {
             for answer in self.answer(message) {
                 let mut text = serde_json::to_vec(&answer)?;
                 text.push(b'\n');
-                (&*stream).write_all(&text)?;
+                let heard = (&*stream).write_all(&text);
                 if answer == FromWorker::Disconnected {
+                    // Whether or not anybody still listens.
                     std::process::exit(0);
                 }
+                heard?;
             }
             if self.does("babbles") {
                 (&*stream).write_all(b"\x00 this is no message\n")?;
@@ -98,8 +101,11 @@ impl Worker {
                 std::thread::park();
             }
         }
-        let identity =
-            if self.does("/dev/") { "dev:253:17".to_owned() } else { format!("file:1:{}", self.target) };
+        let identity = match std::fs::metadata(&self.target) {
+            _ if self.does("/dev/") => "dev:253:17".to_owned(),
+            Ok(metadata) => format!("file:1:{}", metadata.ino()),
+            Err(_) => format!("file:1:{}", self.target),
+        };
         let opened = Opened {
             capacity_sectors: self.capacity(),
             logical_block_len_bytes: 512,

@@ -113,7 +113,9 @@ impl Serve {
         match self {
             Self::All => true,
             Self::Script => {
-                kind == Kind::Vbd3 || script.is_some_and(|s| s.rsplit('/').next() == Some("block-splitd"))
+                // Also a wrapper: block-splitd-drbd, locked-block-splitd.
+                let name = script.and_then(|script| script.rsplit('/').next()).unwrap_or_default();
+                kind == Kind::Vbd3 || name.starts_with("block-splitd") || name.ends_with("block-splitd")
             }
             Self::Domains(globs) => {
                 domain_name.is_some_and(|name| globs.iter().any(|g| glob(g.as_bytes(), name.as_bytes())))
@@ -181,7 +183,9 @@ mod tests {
         let script = Some("/etc/xen/scripts/block-splitd");
         assert!(Serve::Script.includes(Kind::Vbd, script, None));
         assert!(!Serve::Script.includes(Kind::Vbd, Some("/etc/xen/scripts/block"), None));
-        assert!(!Serve::Script.includes(Kind::Vbd, Some("/x/not-block-splitd"), None));
+        assert!(Serve::Script.includes(Kind::Vbd, Some("/x/block-splitd-held"), None));
+        assert!(Serve::Script.includes(Kind::Vbd, Some("held-block-splitd"), None));
+        assert!(!Serve::Script.includes(Kind::Vbd, Some("/block-splitd/block"), None));
         assert!(Serve::Script.includes(Kind::Vbd3, Some("/etc/xen/scripts/block"), None));
         assert!(Serve::All.includes(Kind::Vbd, None, None));
         let domains = Serve::Domains(vec!["web-*".to_owned(), "db?".to_owned()]);

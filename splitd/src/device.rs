@@ -15,6 +15,7 @@ use worker::message::{Opened, ToWorker};
 use xenbus::store::Store;
 use xenbus::{DomId, XenbusState as State};
 
+use crate::allowance::Allowance;
 use crate::config::Config;
 use crate::crashes::{Crashes, Verdict};
 use crate::id::{self, DeviceId};
@@ -40,9 +41,16 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Steps in a row before the task looks after its other duties; a device that never rests is a bug.
 const STEPS_MAX: u32 = 16;
 
-/// Looks that a frontend may cause at once, and how fast that allowance is given back.
-const LOOKS_MAX: u32 = 60;
-const LOOK_REFILL: Duration = Duration::from_millis(25);
+/// How long a worker may take to end once its device is gone from xenstore.
+const STOP_GONE: Duration = Duration::from_secs(60);
+
+/// Looks that a frontend may cause: a whole attach and detach takes about fifteen.
+const LOOKS: u32 = 100;
+const LOOK_EACH: Duration = Duration::from_millis(100);
+
+/// Log lines likewise.
+const LINES: u32 = 40;
+const LINE_EACH: Duration = Duration::from_millis(500);
 
 /// What all devices of a host share.
 #[derive(Debug)]
@@ -121,6 +129,7 @@ pub(crate) struct Device {
     retry_at: Option<Instant>,
     look_at: Option<Instant>,
     restarts: u64,
+    lines: Allowance,
 }
 
 impl Device {
@@ -154,6 +163,7 @@ impl Device {
             retry_at: None,
             look_at: None,
             restarts: 0,
+            lines: Allowance::new(LINES, LINE_EACH, Instant::now()),
         };
         let dirty = Rc::clone(&mailbox.dirty);
         let task = tokio::task::spawn_local(device.run(dirty, commanded, heard));
@@ -167,20 +177,16 @@ impl Device {
         mut heard: mpsc::Receiver<(u64, News)>,
     ) {
         self.adopt(&mut heard).await;
-        let (mut looks, mut looked_at) = (LOOKS_MAX, Instant::now());
+        let mut looks = Allowance::new(LOOKS, LOOK_EACH, Instant::now());
         while self.settle().await {
             self.publish_report();
             let alarm_clock = [self.kill_at, self.retry_at, self.look_at].into_iter().flatten().min();
             tokio::select! {
                 () = dirty.notified() => {
                     // A frontend that writes its state a million times costs us this much, and its neighbours nothing.
-                    let refill = u32::try_from(looked_at.elapsed().as_millis() / LOOK_REFILL.as_millis());
-                    looks = looks.saturating_add(refill.unwrap_or(LOOKS_MAX)).min(LOOKS_MAX);
-                    if looks == 0 {
-                        tokio::time::sleep(LOOK_REFILL).await;
+                    if looks.take(Instant::now()).is_none() {
+                        tokio::time::sleep(LOOK_EACH).await;
                     }
-                    looks = looks.saturating_sub(1);
-                    looked_at = Instant::now();
                 }
                 Some((generation, news)) = heard.recv() => self.hear(generation, news).await,
                 Some(command) = commanded.recv() => self.obey(command).await,
@@ -194,6 +200,10 @@ impl Device {
     async fn settle(&mut self) -> bool {
         for _ in 0..STEPS_MAX {
             let Some((look, blind)) = self.look().await else { return true };
+            if look.observed.backend.is_none() && self.worker == Worker::Stopping && self.kill_at.is_none() {
+                // What is in flight may take as long as its storage does, unless nobody is left to care.
+                self.kill_at = Some(Instant::now() + STOP_GONE);
+            }
             self.judge_ownership(&look).await;
             let action = step(&look.observed, &self.facts());
             let needs_no_store = matches!(action, Action::Recover)
@@ -393,6 +403,15 @@ impl Device {
                 self.worker = Worker::GaveUp;
             }
         }
+    }
+
+    /// Whether a line that a guest can cause at will may be logged.
+    fn may_log(&mut self) -> bool {
+        let admitted = self.lines.take(Instant::now());
+        if let Some(left_out @ 1..) = admitted {
+            info!(device = %self.id, "{left_out} lines left out");
+        }
+        admitted.is_some()
     }
 
     /// Our own trouble: told loudly, never to the guest.

@@ -1,6 +1,7 @@
 //! The resident daemon: watches xenstore, decides, starts and supervises one worker per disk, and answers `splitctl`. Knows
 //! nothing of rings or requests, never touches a guest's memory and never opens or stats a target.
 
+pub mod allowance;
 pub mod config;
 pub mod control;
 pub mod crashes;

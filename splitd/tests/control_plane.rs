@@ -216,6 +216,23 @@ fn splitd_killed_alone_and_with_its_worker() {
     world.backend_reaches(&disk, "6");
 }
 
+/// A disk is removed while splitd is away: the next splitd ends its worker. So does it with one that is on no record.
+#[test]
+fn workers_that_nobody_needs_any_more() {
+    let mut world = World::new();
+    let first = world.connected(5, "/srv/a.img");
+    let second = world.connected(6, "/srv/b.img");
+    let pids = [world.pid(&first).unwrap(), world.pid(&second).unwrap()];
+    world.kill_splitd();
+    world.toolstack_removes(&first);
+    world.toolstack_removes(&second);
+    std::fs::remove_file(world.dir.path().join("run/vbd-6-51712/launch.json")).unwrap();
+    world.start_splitd();
+    world.until("both workers end", |_| pids.iter().all(|pid| !runs(*pid)));
+    world.until_gone(&first);
+    assert_eq!(world.read(&first.backend), None);
+}
+
 /// X22: another guest has the same number after splitd was away: its connection is nobody's.
 #[test]
 fn a_recycled_domain_number() {
@@ -360,6 +377,77 @@ fn resize() {
     let path = format!("{}/sectors", disk.backend);
     world.until("the new size is published", |world| world.read(&path).as_deref() == Some("4096"));
     world.until("it is shown", |world| world.show(&disk)["sectors"] == 4096);
+}
+
+/// X23: behind the path of a connected disk stands another image when its worker dies. Serving that would be corruption.
+#[test]
+fn another_image_behind_the_same_path() {
+    let mut world = World::new();
+    let image = world.dir.path().join("a.img");
+    std::fs::write(&image, vec![0; 1 << 20]).unwrap();
+    let disk = world.connected(5, image.to_str().unwrap());
+    let other = world.dir.path().join("b.img");
+    std::fs::write(&other, vec![0; 1 << 20]).unwrap();
+    std::fs::rename(&other, &image).unwrap();
+    kill(world.pid(&disk).unwrap());
+    world.until("splitd refuses to go on", |world| world.show(&disk)["worker"] == "gave-up");
+    assert!(world.show(&disk)["alarm"].as_str().unwrap().contains("when the guest connected"));
+    assert_eq!(world.read(&format!("{}/state", disk.backend)).as_deref(), Some("4"));
+    world.detach(&disk);
+    world.guest_says(&disk, "6");
+    world.backend_reaches(&disk, "6");
+}
+
+/// X14, X19, X20: a directory where a value should be, a script that failed, a toolstack that changes its mind.
+#[test]
+fn odd_nodes() {
+    let mut world = World::new();
+    world.domain(5);
+    let disk = world.attach(5, "/srv/a.img", &[]);
+    world.backend_reaches(&disk, "2");
+    world.write(&disk.backend, &[("hotplug-status", "error")]);
+    world.guest_connects(&disk);
+    world.until("the guest's state is seen", |world| world.show(&disk)["frontend_state"] == 3);
+    assert!(world.pid(&disk).is_none(), "a script that failed has no worker");
+    world.script_adds(&disk).unwrap();
+    world.backend_reaches(&disk, "4");
+    world.detach(&disk);
+    world.write(&disk.backend, &[("online", "1")]);
+    world.guest_says(&disk, "6");
+    world.backend_reaches(&disk, "6");
+    world.write(&disk.frontend, &[("ring-ref/0", "8"), ("ring-ref", "")]);
+    world.guest_says(&disk, "1");
+    world.backend_reaches(&disk, "2");
+    world.guest_says(&disk, "3");
+    world.backend_reaches(&disk, "6");
+    let error = world.read("/local/domain/0/error/backend/vbd/5/51712/error").unwrap();
+    assert!(error.contains("ring-ref is \"\""), "{error}");
+}
+
+/// X12: the frontend's directory goes at each step of a connection; nothing hangs, nothing is brought back.
+#[test]
+fn a_frontend_that_vanishes_at_each_step() {
+    let mut world = World::new();
+    world.domain(5);
+    for steps in 0..4 {
+        let disk = world.attach(5, "/srv/a.img", &[]);
+        world.backend_reaches(&disk, "2");
+        if steps > 0 {
+            world.script_adds(&disk).unwrap();
+        }
+        if steps > 1 {
+            world.guest_connects(&disk);
+        }
+        if steps > 2 {
+            world.backend_reaches(&disk, "4");
+        }
+        world.remove(&disk.frontend);
+        world.backend_reaches(&disk, "6");
+        world.toolstack_removes(&disk);
+        world.until_gone(&disk);
+        assert_eq!(world.read(&disk.frontend), None);
+        assert_eq!(world.read(&disk.backend), None);
+    }
 }
 
 /// Hosts move guest by guest: what a kernel driver is bound to, or another script serves, is left alone.

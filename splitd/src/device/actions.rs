@@ -16,11 +16,10 @@ use crate::offer::{self, Pairs};
 use crate::sharing::Access;
 use crate::step::{Action, Worker};
 
-/// How long a worker without a frontend may take to end, and one with a frontend whose directory is gone anyway.
+/// How long a worker without a frontend may take to end.
 const STOP_IDLE: Duration = Duration::from_secs(5);
-const STOP_GONE: Duration = Duration::from_secs(60);
 
-/// `EINVAL`, `EIO`: the number that an error node begins with, as the kernel writes it.
+/// `EINVAL`: the number that an error node begins with, as the kernel writes it.
 const EINVAL: u32 = 22;
 
 impl Device {
@@ -34,7 +33,7 @@ impl Device {
             Action::Publish | Action::Resize => self.publish(look).await,
             Action::FollowClosing => self.switch(look, State::Closing).await,
             Action::Stop => {
-                self.stop(look);
+                self.stop();
                 Ok(())
             }
             Action::Fail => self.fail(look).await,
@@ -52,7 +51,7 @@ impl Device {
     }
 
     /// Writes `pairs` and then `state`, if `state` still is what was seen; false if not.
-    async fn write(&self, look: &Look, pairs: &Pairs, state: State) -> Result<bool, String> {
+    async fn write(&mut self, look: &Look, pairs: &Pairs, state: State) -> Result<bool, String> {
         let Some(seen) = look.observed.backend.map(|backend| backend.state) else { return Ok(false) };
         let dir = &self.id.backend_dir();
         let work = |tx: Nodes| async move {
@@ -67,13 +66,13 @@ impl Device {
             Ok::<bool, Error>(true)
         };
         let written = self.host.store.transaction(work).await.map_err(|trouble| trouble.to_string())?;
-        if written && state != seen {
+        if written && state != seen && self.may_log() {
             info!(device = %self.id, "state {seen} -> {state}");
         }
         Ok(written)
     }
 
-    async fn switch(&self, look: &Look, state: State) -> Result<(), String> {
+    async fn switch(&mut self, look: &Look, state: State) -> Result<(), String> {
         self.write(look, &Pairs::new(), state).await.map(|_| ())
     }
 
@@ -167,7 +166,7 @@ impl Device {
         self.write(look, &pairs, State::Connected).await.map(|_| ())
     }
 
-    fn stop(&mut self, look: &Look) {
+    fn stop(&mut self) {
         let Some(link) = &self.link else {
             self.worker = Worker::Absent;
             return;
@@ -185,8 +184,7 @@ impl Device {
             }
             _ => {
                 link.say(ToWorker::Disconnect);
-                // What is in flight may take as long as its storage does, unless nobody is left to care.
-                look.observed.backend.is_none().then(|| Instant::now() + STOP_GONE)
+                None
             }
         };
         self.answer_script(Err(format!("{}: detached while it was opened", self.target_text())));
@@ -195,7 +193,9 @@ impl Device {
     /// The frontend's fault, where the kernel's backends leave theirs; then Closing.
     async fn fail(&mut self, look: &Look) -> Result<(), String> {
         let reason = self.violation.clone().unwrap_or_default();
-        warn!(device = %self.id, "the frontend broke the protocol: {reason}");
+        if self.may_log() {
+            warn!(device = %self.id, "the frontend broke the protocol: {reason}");
+        }
         let path = self.id.error_node();
         let text = format!("{EINVAL} {reason}");
         self.host.store.write(&path, text.as_bytes()).await.map_err(|trouble| trouble.to_string())?;
@@ -209,6 +209,13 @@ impl Device {
         match self.host.store.remove(dir).await {
             Err(trouble) if !trouble.is_no_entry() => warn!(device = %self.id, "{trouble}"),
             _ => self.error_written = false,
+        }
+        // The guest's directory of errors, once it was the last.
+        if let Some((guest, _)) = dir.rsplit_once('/')
+            && self.host.store.directory(guest).await.is_ok_and(|devices| devices.is_empty())
+        {
+            // Gone already is as good.
+            let _ = self.host.store.remove(guest).await;
         }
     }
 

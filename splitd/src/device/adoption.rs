@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::{info, warn};
@@ -22,7 +24,10 @@ impl Device {
     pub(super) async fn adopt(&mut self, heard: &mut mpsc::Receiver<(u64, News)>) {
         let record = match Record::load(&self.dir) {
             Ok(Some(record)) => record,
-            Ok(None) => return,
+            Ok(None) => {
+                self.dismiss().await;
+                return;
+            }
             Err(trouble) => {
                 self.raise(format!("what was on record of its worker cannot be read: {trouble}"));
                 return;
@@ -63,6 +68,7 @@ impl Device {
                 self.discard_record();
             }
             Err(trouble) => {
+                self.dismiss().await;
                 if record.connect.is_some() && same_guest {
                     info!(device = %self.id, "worker gone ({trouble}), its connection is on record");
                     self.record = Some(record);
@@ -70,6 +76,17 @@ impl Device {
                     self.discard_record();
                 }
             }
+        }
+    }
+
+    /// A worker that was started in the very moment that its splitd died is on no record, and waits for a word.
+    async fn dismiss(&self) {
+        let Ok(mut stream) = UnixStream::connect(self.dir.join("control.sock")).await else { return };
+        warn!(device = %self.id, "a worker without a record; ended");
+        if let Ok(mut line) = serde_json::to_vec(&ToWorker::Disconnect) {
+            line.push(b'\n');
+            // If it does not hear this, it is gone.
+            let _ = stream.write_all(&line).await;
         }
     }
 

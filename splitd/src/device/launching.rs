@@ -112,7 +112,9 @@ impl Device {
         }
         self.generation += 1;
         let pid = handle.process.pid;
-        info!(device = %self.id, pid, "worker started");
+        if self.may_log() {
+            info!(device = %self.id, pid, "worker started");
+        }
         let link = WorkerLink::start(handle, &socket, self.generation, self.news.clone())
             .await
             .map_err(of_socket)?;

@@ -46,7 +46,9 @@ impl Device {
             }
             FromWorker::Opened(opened) if self.worker == Worker::Opening => self.target_open(opened),
             FromWorker::Connected { replayed, fence_ms } if self.worker == Worker::Connecting => {
-                info!(device = %self.id, replayed, fence_ms, "serving");
+                if self.may_log() {
+                    info!(device = %self.id, replayed, fence_ms, "serving");
+                }
                 self.worker = Worker::Serving;
                 self.alarm = None;
                 self.kill_at = None;
@@ -154,7 +156,9 @@ impl Device {
         }
         self.worker = Worker::Opened;
         self.keep_record();
-        info!(device = %self.id, sectors = opened.capacity_sectors, identity = opened.identity, "target open");
+        if self.may_log() {
+            info!(device = %self.id, sectors = opened.capacity_sectors, identity = opened.identity, "target open");
+        }
         self.answer_script(Ok(opened));
     }
 
