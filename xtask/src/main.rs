@@ -1,7 +1,8 @@
-//! The project's commands: `cargo xtask test | lab | dist`. This file only reads the command line; each command has a
+//! The project's commands: `cargo xtask demo | test | lab | bench | dist`. This file only reads the command line; each command has a
 //! module of its own. Nothing in xtask is part of the product.
 
 mod apt;
+mod bench;
 mod command;
 mod dist;
 mod lab;
@@ -20,6 +21,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// The main job on a machine without Xen: a simulated host, the real daemon and workers, two guests, a verdict
+    Demo {
+        /// Print the verdict as one JSON object, last
+        #[arg(long)]
+        json: bool,
+    },
     /// Everything that can be tested: format, lints, tests, then the core scenarios on real Xen in QEMU
     Test {
         /// Leave out the lab: needs no root and no network
@@ -31,12 +38,16 @@ enum Task {
     },
     /// Real Xen in QEMU: list or run scenarios, or open a shell in dom0
     Lab(lab::Args),
+    /// Side-by-side benchmarks
+    Bench(bench::Args),
     /// Build target/dist/splitd_VERSION_amd64.deb
     Dist,
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().task {
+        Task::Demo { json } => bench::demo(json),
+        Task::Bench(args) => bench::run(args),
         Task::Test { no_lab, yes } => test::run(no_lab, yes),
         Task::Lab(args) => lab::run(args),
         Task::Dist => dist::build().map(|path| println!("{}", path.display())),

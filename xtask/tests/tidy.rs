@@ -5,20 +5,23 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Files (and one directory) where `unsafe` may stand: thin layers over system calls and shared memory, each block with its SAFETY comment.
+/// Files (and two directories) where `unsafe` may stand: thin layers over system calls and shared memory, each block with its SAFETY comment.
 const MAY_BE_UNSAFE: &[&str] = &[
+    "blkback/src/persistent/tests.rs",
+    "blkback/src/queue/mapped.rs",
     "blkback/src/target/ioctl.rs",
     "ring/src/shared.rs",
     "ring/src/tests.rs",
+    "splitd/examples/obedient_worker.rs",
     "splitd/src/process.rs",
     "worker/src/fence.rs",
     "worker/src/mapped_file.rs",
+    "worker/src/sandbox.rs",
     "worker/src/start.rs",
     "worker/src/uring.rs",
     "worker/src/wake.rs",
     "xenbus/src/memory.rs",
-    "xenbus/src/sim/memfd.rs",
-    "xenbus/src/sim/socket.rs",
+    "xenbus/src/sim/",
     "xenbus/src/xen/",
 ];
 
@@ -88,11 +91,11 @@ fn unsafe_stands_only_in_the_listed_files() {
     assert_eq!(outside, Vec::<String>::new());
 }
 
-/// Every test that exists runs, and nothing is left for later in the sources.
+/// A test that is left out says what it needs, and nothing is left for later in the sources.
 #[test]
 fn nothing_is_left_for_later() {
     let marks =
-        [["#[ign", "ore"].concat(), ["FIX", "ME"].concat(), ["TO", "DO"].concat(), ["XX", "X"].concat()];
+        [["#[ign", "ore]"].concat(), ["FIX", "ME"].concat(), ["TO", "DO"].concat(), ["XX", "X"].concat()];
     let left = offenders(|_, text| {
         text.lines()
             .find(|line| marks.iter().any(|mark| line.contains(mark.as_str())))

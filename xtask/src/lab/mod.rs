@@ -141,7 +141,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let (chosen, all) = match &args.action {
         Action::List => return scenario::list(&known),
         Action::Shell => (Vec::new(), false),
-        Action::Run { all: true, .. } => (known, true),
+        Action::Run { all: true, .. } => (known.into_iter().filter(|one| !one.bench).collect(), true),
         Action::Run { core: true, .. } => (known.into_iter().filter(|one| one.core).collect(), false),
         Action::Run { names, .. } => (scenario::pick(known, names)?, false),
     };
@@ -217,6 +217,21 @@ pub(crate) fn cache() -> Result<PathBuf> {
 /// Whether the images of every Xen are there already.
 pub(crate) fn images_built() -> Result<bool> {
     Xen::ALL.into_iter().try_fold(true, |built, xen| Ok(built && image::is_built(xen)?))
+}
+
+/// Runs the benchmark's scenario on `xen` and gives back its rows, one JSON object a line.
+pub(crate) fn bench(xen: Xen, rounds: u32, operations: u32, only: &str) -> Result<String> {
+    let chosen = scenario::pick(scenario::load()?, &["bench_block".to_owned()])?;
+    let deb = dist::build()?;
+    let plan = Plan { xen, store: Store::C, backend: Backend::Splitd, systemd: false, scenarios: chosen };
+    let env = format!("LAB_ROUNDS={rounds} LAB_OPERATIONS={operations} LAB_ONLY='{only}'\n");
+    fs::create_dir_all(command::target().join("lab"))?;
+    fs::write(command::target().join("lab/bench.env"), env)?;
+    let tally = run_plan(&plan, Some(&deb))?;
+    if tally.failed > 0 {
+        bail!("the benchmark did not come to its end; see target/lab/bench_block/");
+    }
+    Ok(fs::read_to_string(share::path(&plan).join("rows.jsonl"))?)
 }
 
 /// The core scenarios in one boot.

@@ -18,6 +18,8 @@ pub(crate) struct Scenario {
     pub(crate) acceptance: Vec<u8>,
     /// Whether `cargo xtask test` runs it.
     pub(crate) core: bool,
+    /// Whether it measures rather than tests: run by name and by `cargo xtask bench` only.
+    pub(crate) bench: bool,
     pub(crate) backends: Vec<Backend>,
     pub(crate) xens: Vec<Xen>,
     pub(crate) stores: Vec<Store>,
@@ -74,6 +76,7 @@ fn parse(name: &str, text: &str) -> Result<Scenario> {
         says: String::new(),
         acceptance: Vec::new(),
         core: false,
+        bench: false,
         backends: vec![Backend::Splitd, Backend::Kernel],
         xens: Xen::ALL.to_vec(),
         stores: vec![Store::C, Store::Ocaml],
@@ -91,6 +94,7 @@ fn parse(name: &str, text: &str) -> Result<Scenario> {
                     words().map(str::parse).collect::<Result<_, _>>().with_context(|| format!("{line:?}"))?;
             }
             "core" => scenario.core = value == "yes",
+            "bench" => scenario.bench = value == "yes",
             "backends" => scenario.backends = words().map(choice).collect::<Result<_>>()?,
             "xen" => scenario.xens = words().map(choice).collect::<Result<_>>()?,
             "store" => scenario.stores = words().map(choice).collect::<Result<_>>()?,
@@ -118,7 +122,13 @@ pub(crate) fn list(known: &[Scenario]) -> Result<()> {
     println!("{:<26} {:<10} {:<5} says", "scenario", "acceptance", "core");
     for one in known {
         let numbers: Vec<String> = one.acceptance.iter().map(u8::to_string).collect();
-        let core = if one.core { "core" } else { "" };
+        let core = if one.core {
+            "core"
+        } else if one.bench {
+            "bench"
+        } else {
+            ""
+        };
         println!("{:<26} {:<10} {core:<5} {}", one.name, numbers.join(","), one.says);
     }
     println!("\nacceptance");

@@ -12,6 +12,11 @@ use super::Plan;
 use super::image::Images;
 use crate::{command, dist};
 
+/// Where the directory of this plan's boot is.
+pub(crate) fn path(plan: &Plan) -> PathBuf {
+    command::target().join("lab").join(format!("boot-{}", plan.name()))
+}
+
 /// Lays the directory out anew and gives back its path. `mode` is what dom0 does once it is up: `plan` or `shell`.
 pub(crate) fn lay_out(
     plan: &Plan,
@@ -20,7 +25,7 @@ pub(crate) fn lay_out(
     deb: Option<&Path>,
     mode: &str,
 ) -> Result<PathBuf> {
-    let share = command::target().join("lab").join(format!("boot-{}", plan.name()));
+    let share = path(plan);
     if share.exists() {
         fs::remove_dir_all(&share)?;
     }
@@ -55,6 +60,10 @@ pub(crate) fn lay_out(
             images.kernel()?
         ),
     )?;
+    let bench_env = command::target().join("lab/bench.env");
+    if bench_env.exists() {
+        fs::rename(bench_env, share.join("bench.env"))?;
+    }
     let mut lines = String::new();
     for scenario in &plan.scenarios {
         writeln!(lines, "{} {}", scenario.name, scenario.limit_seconds)?;

@@ -1,0 +1,91 @@
+//! `cargo xtask bench` and `cargo xtask demo`: builds the programs they need and starts them; in the lab, runs the
+//! benchmark's scenario and hands its rows on. Knows nothing of how anything is measured.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+
+use crate::command;
+use crate::lab::{self, Xen};
+
+#[derive(Debug, Parser)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// splitd beside fio's io_uring engine on the simulated host, or with --lab beside kernel blkback and qdisk on real Xen
+    Block {
+        /// On emulated Xen, in one boot
+        #[arg(long)]
+        lab: bool,
+        /// Alternating pairs (rounds, in the lab)
+        #[arg(long, default_value_t = 8)]
+        pairs: u32,
+        /// Operations of each job, in the lab
+        #[arg(long, default_value_t = 3000)]
+        operations: u32,
+        /// Only cases whose name contains this
+        #[arg(long, default_value = "")]
+        only: String,
+        /// Also write the report as JSON
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+}
+
+pub(crate) fn run(args: Args) -> Result<()> {
+    let What::Block { lab, pairs, operations, only, json } = args.what;
+    command::run(command::cargo().args(["build", "--release", "--quiet", "-p", "bench", "-p", "blkback"]))?;
+    let release = command::target().join("release");
+    let mut bench = Command::new(release.join("bench"));
+    if lab {
+        let rows = lab::bench(Xen::V4_17, pairs, operations, &only)?;
+        return report(bench.args(["rows", "--place", "lab"]), &rows, json.as_deref());
+    }
+    bench.arg("block").arg("--blkback").arg(release.join("blkback")).arg("--dir").arg(command::target());
+    bench.args(["--pairs", &pairs.to_string(), "--only", &only]);
+    if let Some(json) = json {
+        bench.arg("--json").arg(json);
+    }
+    command::run(&mut bench)
+}
+
+/// Gives `rows` to the report's program.
+fn report(bench: &mut Command, rows: &str, json: Option<&Path>) -> Result<()> {
+    if let Some(json) = json {
+        bench.arg("--json").arg(json);
+    }
+    let mut child = bench.stdin(Stdio::piped()).spawn().context("cannot start the benchmark's report")?;
+    child.stdin.take().context("no pipe to the report")?.write_all(rows.as_bytes())?;
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("the benchmark's report ended with {status}");
+    }
+    Ok(())
+}
+
+pub(crate) fn demo(json: bool) -> Result<()> {
+    command::run(command::cargo().args([
+        "build",
+        "--release",
+        "--quiet",
+        "-p",
+        "splitd",
+        "-p",
+        "blkback",
+        "-p",
+        "splitd-tests",
+        "--bins",
+    ]))?;
+    let mut demo = Command::new(command::target().join("release/demo"));
+    if json {
+        demo.arg("--json");
+    }
+    command::run(&mut demo)
+}
