@@ -1,7 +1,7 @@
 //! From the kernel's completions to finished requests: short I/O goes on, reads are copied out, flushes and discards take their
 //! next step. Knows nothing of the ring.
 
-use worker::crash_point;
+use worker::{crash, crash_point};
 use xenbus::hv::{EventChannel, GrantTable};
 
 use super::{Queue, Stop};
@@ -39,6 +39,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     }
 
     fn chunk_ended(&mut self, id: ChunkId, result: i32) -> Result<(), Stop> {
+        let result = crash::disk_fault("data", result);
         let chunk = self.chunk(id);
         match u32::try_from(result) {
             // The file ends here: it shrank since the request was checked.
@@ -111,6 +112,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     }
 
     fn flush_ended(&mut self, id: SlotId, result: i32) -> Result<(), Stop> {
+        let result = crash::disk_fault("flush", result);
         if result < 0 {
             // Answered with an error, blkfront would report success for an empty flush and never flush again.
             let error = std::io::Error::from_raw_os_error(-result);
@@ -128,6 +130,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     }
 
     fn discard_ended(&mut self, id: SlotId, result: i32) -> Result<(), Stop> {
+        let result = crash::disk_fault("discard", result);
         if result < 0 {
             self.warn("discard", &std::io::Error::from_raw_os_error(-result));
             self.figures.add(Counter::IoErrors, 1);
