@@ -8,6 +8,7 @@ mod persistent;
 mod pool;
 mod queue;
 pub mod request;
+mod rmw;
 mod slot;
 pub mod target;
 mod thread;

@@ -9,8 +9,8 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use worker::journal::Journal;
@@ -27,6 +27,7 @@ use crate::figures::{Counter, Figures};
 use crate::persistent::Cache;
 use crate::pool::Pool;
 use crate::request::Limits;
+use crate::rmw::EdgeOwners;
 use crate::slot::{Chunk, ChunkId, Slot, SlotId, Tag};
 use crate::wire::Segment;
 
@@ -57,6 +58,10 @@ pub(crate) struct Device {
     pub(crate) capacity_sectors: AtomicU64,
     /// Nothing is taken or answered any more.
     pub(crate) frozen: AtomicBool,
+    /// Blocks that are changed in part.
+    pub(crate) edges: EdgeOwners,
+    /// Wakes every queue.
+    pub(crate) bells: OnceLock<Vec<Bell>>,
 }
 
 /// Why a queue cannot go on.
@@ -66,6 +71,13 @@ pub(crate) enum Stop {
     Violation(String),
     /// Our own trouble or the disk's.
     Host(String),
+}
+
+impl Device {
+    /// Wakes every queue.
+    pub(crate) fn ring_all(&self) {
+        self.bells.get().into_iter().flatten().for_each(Bell::ring);
+    }
 }
 
 impl From<Overrun> for Stop {
@@ -118,6 +130,10 @@ pub(crate) struct Queue<G: GrantTable, E> {
     /// `most_pages_per_chunk` for each chunk.
     iovecs: Vec<libc::iovec>,
     most_pages_per_chunk: u32,
+    /// The disk's block.
+    block_len: u32,
+    /// Another queue has a block that is needed here; it will ring.
+    edge_wait: bool,
     /// Where indirect tables are copied to: `table_len` for each slot.
     tables: LocalMemory,
     table_len: usize,
@@ -167,6 +183,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         self.now_ns = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.limits.capacity_sectors = self.device.capacity_sectors.load(Ordering::Relaxed);
         self.shortage = false;
+        self.edge_wait = false;
         self.reap()?;
         self.copy_out()?;
         if self.device.frozen.load(Ordering::Acquire) {
@@ -180,7 +197,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             self.figures.add(Counter::EmptyWakeups, 1);
         }
         // With nothing in flight no completion would come for those that still wait.
-        let stuck = !self.waiting.is_empty() && self.in_flight() == 0 && !self.shortage;
+        let stuck = !self.waiting.is_empty() && self.in_flight() == 0 && !self.shortage && !self.edge_wait;
         if (!self.closing && self.ring.final_check()?) || stuck {
             self.uring.submit()?;
             return Ok(Next::Again);

@@ -95,9 +95,17 @@ pub(crate) struct Chunk {
     pub(crate) nr_segments: u16,
     /// Buffers, unless it works on the guest's own pages.
     pub(crate) run: Option<Run>,
+    /// Where on the disk, in whole blocks of it.
     pub(crate) offset_bytes: u64,
     pub(crate) len_bytes: u32,
     pub(crate) done_bytes: u32,
+    /// Bytes before the guest's data, on a disk with larger blocks than a sector.
+    pub(crate) head_bytes: u32,
+    /// Blocks that are owned because the guest's data covers them in part.
+    pub(crate) edges: [Option<u64>; 2],
+    /// Edges that are still being read.
+    pub(crate) edges_left: u8,
+    pub(crate) failed: bool,
 }
 
 impl Chunk {
@@ -111,6 +119,10 @@ impl Chunk {
         offset_bytes: 0,
         len_bytes: 0,
         done_bytes: 0,
+        head_bytes: 0,
+        edges: [None; 2],
+        edges_left: 0,
+        failed: false,
     };
 }
 
@@ -123,6 +135,8 @@ pub(crate) enum Tag {
     Bell,
     /// A chunk's disk operation.
     Chunk(ChunkId),
+    /// A block at the edge of a chunk that is read before the chunk is written.
+    Edge(ChunkId),
     /// A request's flush.
     Flush(SlotId),
     /// A piece of a request's discard.
@@ -137,6 +151,7 @@ impl Tag {
             Self::Chunk(i) => 2 << 16 | u64::from(i),
             Self::Flush(i) => 3 << 16 | u64::from(i),
             Self::Discard(i) => 4 << 16 | u64::from(i),
+            Self::Edge(i) => 5 << 16 | u64::from(i),
         }
     }
 
@@ -149,7 +164,8 @@ impl Tag {
             1 => Self::Bell,
             2 => Self::Chunk(i),
             3 => Self::Flush(i),
-            _ => Self::Discard(i),
+            4 => Self::Discard(i),
+            _ => Self::Edge(i),
         }
     }
 }

@@ -34,6 +34,11 @@ pub enum OpenError {
     NoDirect { path: PathBuf },
     #[error("target {path:?}: {len} bytes long; a positive multiple of 512 is needed")]
     Size { path: PathBuf, len: u64 },
+    #[error(
+        "target {path:?}: {len} bytes long, not a multiple of the {block}-byte blocks of its disk; \
+         make it one: truncate -s %{block} {path:?}"
+    )]
+    PartialBlock { path: PathBuf, len: u64, block: u32 },
     #[error("target {path:?}: changed while it was opened")]
     Swapped { path: PathBuf },
     #[error("target {path:?}: block of {len} bytes; a power of two from 512 to 4096 is needed")]
@@ -90,6 +95,9 @@ impl Target {
         };
         if !logical.is_power_of_two() || !(512..=4096).contains(&logical) {
             return Err(OpenError::Block { path: path.into(), len: logical });
+        }
+        if !len.is_multiple_of(u64::from(logical)) {
+            return Err(OpenError::PartialBlock { path: path.into(), len, block: logical });
         }
         let read_only = read_only || refuses_writes;
         let discard = if discard && !read_only { discard_of(&file, &after, block_device) } else { None };

@@ -169,7 +169,7 @@ where
         tracing::error!(reason, "frozen");
         if let Some(held) = &self.held {
             held.device.frozen.store(true, Ordering::Release);
-            held.queues.iter().for_each(|q| q.bell.ring());
+            held.device.ring_all();
         }
         self.phase = Phase::Frozen;
         self.frozen = Some(reason.clone());
@@ -257,7 +257,8 @@ where
         let discard = held.opened.discard;
         let limits = Limits {
             capacity_sectors: held.opened.capacity_sectors,
-            alignment_sectors: u64::from(held.opened.logical_block_len_bytes / 512),
+            // Any sector goes: a disk with larger blocks is read, changed and written.
+            alignment_sectors: 1,
             read_only: held.opened.read_only,
             max_indirect_segments: held.open.max_indirect_segments,
             discard: discard.is_some(),
@@ -275,6 +276,7 @@ where
                 abi: connect.abi,
                 mode: connect.mode,
                 limits,
+                block_len: held.opened.logical_block_len_bytes,
                 memory,
             })));
         }

@@ -1,7 +1,8 @@
-//! Named places at which a test can end the process as `kill -9` would. Without the feature `crash-points` they are nothing.
-//! Knows nothing of what is being tested.
+//! Named places at which a test can end the process as `kill -9` would, or have the disk fail. Without the feature
+//! `crash-points` they are nothing. Knows nothing of what is being tested.
 //!
 //! `SPLITD_CRASH_POINT=NAME[:COUNT]` ends the process the COUNT-th time (the first, if not said) that NAME is passed.
+//! `SPLITD_DISK_FAULT=NAME:ERRNO[:COUNT]` makes the COUNT-th operation of that name fail; errno 0 makes all of them short.
 
 /// Ends the process here if the environment says so.
 #[macro_export]
@@ -32,5 +33,35 @@ pub fn passed(name: &str) {
         && left.fetch_sub(1, Ordering::Relaxed) == 1
     {
         std::process::abort();
+    }
+}
+
+/// What the disk's `result` of an operation is taken for.
+#[cfg(not(feature = "crash-points"))]
+#[inline(always)]
+#[must_use]
+pub fn disk_fault(_name: &str, result: i32) -> i32 {
+    result
+}
+
+/// What the disk's `result` of an operation is taken for.
+#[cfg(feature = "crash-points")]
+#[must_use]
+pub fn disk_fault(name: &str, result: i32) -> i32 {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static WANTED: OnceLock<Option<(String, i32, AtomicU32)>> = OnceLock::new();
+    let wanted = WANTED.get_or_init(|| {
+        let value = std::env::var("SPLITD_DISK_FAULT").ok()?;
+        let mut words = value.split(':');
+        let (name, errno) = (words.next()?.to_owned(), words.next()?.parse().ok()?);
+        Some((name, errno, AtomicU32::new(words.next().unwrap_or("1").parse().ok()?)))
+    });
+    match wanted {
+        Some((at, 0, _)) if at == name && result >= 1024 => result / 1024 * 512,
+        Some((at, errno, left)) if at == name && *errno != 0 && left.fetch_sub(1, Ordering::Relaxed) == 1 => {
+            -errno
+        }
+        _ => result,
     }
 }

@@ -1,13 +1,14 @@
 //! From the kernel's completions to finished requests: short I/O goes on, reads are copied out, flushes and discards take their
 //! next step. Knows nothing of the ring.
 
-use worker::crash_point;
+use worker::{crash, crash_point};
 use xenbus::hv::{EventChannel, GrantTable};
 
 use super::{Queue, Stop};
 use crate::discard::DiscardLine;
 use crate::figures::Counter;
 use crate::request::{Direction, Order};
+use crate::rmw::NO_EDGES;
 use crate::slot::{ChunkId, SlotId, Step, Tag};
 use crate::wire::Status;
 
@@ -22,6 +23,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
                 Tag::Event => self.book_event()?,
                 Tag::Bell => self.bell.hush(),
                 Tag::Chunk(id) => self.chunk_ended(id, done.result)?,
+                Tag::Edge(id) => self.edge_ended(id, done.result)?,
                 Tag::Flush(id) => self.flush_ended(id, done.result)?,
                 Tag::Discard(id) => self.discard_ended(id, done.result)?,
             }
@@ -38,13 +40,34 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         self.failure.take().map_or(Ok(()), Err)
     }
 
+    /// A block around a chunk's data was read: with the last one, the data can be copied in between.
+    fn edge_ended(&mut self, id: ChunkId, result: i32) -> Result<(), Stop> {
+        let whole = u32::try_from(result).is_ok_and(|len| len == self.block_len);
+        let chunk = self.chunk(id);
+        chunk.failed |= !whole;
+        chunk.edges_left = chunk.edges_left.saturating_sub(1);
+        match (chunk.edges_left, chunk.run) {
+            (0, _) if chunk.failed => self.chunk_done(id, Err(Counter::IoErrors)),
+            (0, Some(run)) => {
+                crash_point!("after_edges");
+                self.want_copy(id, run);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn chunk_ended(&mut self, id: ChunkId, result: i32) -> Result<(), Stop> {
+        let result = crash::disk_fault("data", result);
+        let block_mask = self.block_len - 1;
         let chunk = self.chunk(id);
         match u32::try_from(result) {
             // The file ends here: it shrank since the request was checked.
             Ok(0) => self.chunk_done(id, Err(Counter::IoErrors)),
             Ok(len) => {
-                chunk.done_bytes = chunk.done_bytes.saturating_add(len).min(chunk.len_bytes);
+                // What is left has to begin with a whole block.
+                let done = chunk.done_bytes.saturating_add(len).min(chunk.len_bytes);
+                chunk.done_bytes = done & !block_mask;
                 if chunk.done_bytes < chunk.len_bytes {
                     self.send_to_disk(id)
                 } else if let (Direction::Read, Some(run)) = (chunk.direction, chunk.run) {
@@ -86,6 +109,9 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             Some(run) => self.pool.give(run),
             None => self.release_pages(&chunk),
         }
+        if chunk.edges != NO_EDGES && self.device.edges.give(chunk.edges) {
+            self.device.ring_all();
+        }
         self.free_chunks.push(id);
         if let Err(counter) = outcome {
             self.figures.add(counter, 1);
@@ -111,6 +137,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     }
 
     fn flush_ended(&mut self, id: SlotId, result: i32) -> Result<(), Stop> {
+        let result = crash::disk_fault("flush", result);
         if result < 0 {
             // Answered with an error, blkfront would report success for an empty flush and never flush again.
             let error = std::io::Error::from_raw_os_error(-result);
@@ -128,6 +155,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     }
 
     fn discard_ended(&mut self, id: SlotId, result: i32) -> Result<(), Stop> {
+        let result = crash::disk_fault("discard", result);
         if result < 0 {
             self.warn("discard", &std::io::Error::from_raw_os_error(-result));
             self.figures.add(Counter::IoErrors, 1);

@@ -55,6 +55,8 @@ pub(crate) struct Terms {
     pub(crate) abi: Abi,
     pub(crate) mode: TransferMode,
     pub(crate) limits: Limits,
+    /// The disk's block in bytes.
+    pub(crate) block_len: u32,
     pub(crate) memory: LocalMemory,
 }
 
@@ -130,7 +132,8 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         let table_len = (max_indirect * SEGMENT_LEN).next_multiple_of(8);
         let tables = LocalMemory::new(nr_slots as usize * table_len).map_err(Stop::from)?;
         let pool = Pool::new(terms.memory.len());
-        let most_pages_per_chunk = MAX_PAGES_PER_CHUNK.min(pool.pages()).max(1);
+        // One page more than a chunk may be needed around it, on a disk with larger blocks than a sector.
+        let most_pages_per_chunk = MAX_PAGES_PER_CHUNK.min(pool.pages().saturating_sub(2)).max(1);
         let cache = (terms.mode == TransferMode::Persistent).then(Cache::new);
         uring.give_memory(terms.memory);
         let nr_slots = nr_slots as usize;
@@ -155,6 +158,8 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             iovecs: mapped::room(cache.as_ref(), nr_slots * 2, most_pages_per_chunk),
             cache,
             most_pages_per_chunk,
+            block_len: terms.block_len,
+            edge_wait: false,
             pool,
             tables,
             table_len,

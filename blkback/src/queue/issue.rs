@@ -9,6 +9,7 @@ use super::{Queue, Stop, TARGET};
 use crate::figures::Counter;
 use crate::pool::Run;
 use crate::request::{Direction, Order};
+use crate::rmw::{self, NO_EDGES};
 use crate::slot::{Chunk, ChunkId, SlotId, Step, Tag, Work};
 use crate::wire::SECTOR_LEN;
 
@@ -104,7 +105,9 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
 
     fn discard(&mut self, id: SlotId) -> Result<Issued, Stop> {
         self.slot(id).step = Step::Discard;
-        self.next_discard_piece(id)?;
+        if !self.next_discard_piece(id)? {
+            self.finish(id);
+        }
         Ok(Issued::Wholly)
     }
 
@@ -115,9 +118,18 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         if piece == 0 {
             return Ok(false);
         }
-        let at = slot.sector;
+        // A device takes whole blocks only; what is left over at the ends is simply kept.
+        let block = if self.discards.is_some() { u64::from(self.block_len) / SECTOR_LEN } else { 1 };
+        let slot = self.slot(id);
+        let at = slot.sector.next_multiple_of(block);
+        let end = (slot.sector + piece) / block * block;
         slot.sector += piece;
         slot.nr_sectors -= piece;
+        if at >= end {
+            return self.next_discard_piece(id);
+        }
+        let piece = end - at;
+        let slot = self.slot(id);
         let secure = slot.work == Work::Discard { secure: true };
         match &mut self.discards {
             Some(line) => line.send(id, secure, at, piece)?,
@@ -138,14 +150,19 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         let segments = self.segments_of(id).get(first..last).unwrap_or_default();
         let len: u32 = segments.iter().map(|s| s.len_bytes()).sum();
         let Some(&chunk_id) = self.free_chunks.last() else { return self.short_of_buffers() };
-        let run = if self.acquire_pages(id, first, last) {
-            None
-        } else {
-            let Some(run) = self.pool.take(len.div_ceil(XEN_PAGE_LEN)) else {
-                return self.short_of_buffers();
-            };
-            Some(run)
-        };
+        let span = rmw::span(slot.sector * SECTOR_LEN, len, self.block_len);
+        let mapped = span.len == len && self.acquire_pages(id, first, last);
+        let run = if mapped { None } else { self.pool.take(span.len.div_ceil(XEN_PAGE_LEN)) };
+        let edges = if direction == Direction::Write { span.edges } else { NO_EDGES };
+        match run {
+            None if !mapped => return self.short_of_buffers(),
+            Some(run) if edges != NO_EDGES && !self.device.edges.take(edges) => {
+                self.pool.give(run);
+                self.edge_wait = true;
+                return Ok(false);
+            }
+            None | Some(_) => {}
+        }
         self.free_chunks.pop();
         #[allow(clippy::cast_possible_truncation)] // bounded by nr_segments
         let nr_segments = (last - first) as u16;
@@ -155,19 +172,36 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             first_segment: slot.next_segment,
             nr_segments,
             run,
-            offset_bytes: slot.sector * SECTOR_LEN,
-            len_bytes: len,
+            offset_bytes: span.offset,
+            len_bytes: span.len,
             done_bytes: 0,
+            head_bytes: span.head,
+            edges,
+            edges_left: 0,
+            failed: false,
         };
         let slot = self.slot(id);
         slot.next_segment += nr_segments;
         slot.sector += u64::from(len) / SECTOR_LEN;
         slot.chunks_in_flight += 1;
         match (direction, run) {
+            (Direction::Write, Some(run)) if edges != NO_EDGES => self.read_edges(chunk_id, run)?,
             (Direction::Write, Some(run)) => self.want_copy(chunk_id, run),
             (Direction::Write, None) | (Direction::Read, _) => self.send_to_disk(chunk_id)?,
         }
         Ok(true)
+    }
+
+    /// Reads the blocks that the guest's data covers in part, to where they stand around it.
+    fn read_edges(&mut self, id: ChunkId, run: Run) -> Result<(), Stop> {
+        let chunk = *self.chunk(id);
+        for edge in chunk.edges.into_iter().flatten() {
+            let within = usize::try_from(edge - chunk.offset_bytes).unwrap_or(0);
+            let tag = Tag::Edge(id).pack();
+            self.uring.transfer(Rw::Read, TARGET, edge, run.offset() + within, self.block_len, tag)?;
+            self.chunk(id).edges_left += 1;
+        }
+        Ok(())
     }
 
     fn short_of_buffers(&mut self) -> Result<bool, Stop> {
@@ -184,7 +218,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         };
         let at = usize::from(chunk.slot) * self.segments_per_slot + usize::from(chunk.first_segment);
         let segments = self.segments.get(at..at + usize::from(chunk.nr_segments)).unwrap_or_default();
-        let mut local = run.offset();
+        let mut local = run.offset() + chunk.head_bytes as usize;
         for segment in segments {
             let len = u16::from(segment.len_sectors()) * 512;
             copies.ops.push(GrantCopy {

@@ -67,6 +67,8 @@ where
                 .map_err(|e| host(&format!("queue {number}"), &e))?;
             queues.push(handle);
         }
+        // Set once: this is the device's only open.
+        let _ = device.bells.set(queues.iter().map(|q| q.bell.clone()).collect());
         self.wait_until_ready(queues.len())?;
         sandbox::lock_in(open.uid, &IOCTLS).map_err(|e| host("giving up privileges", &e))?;
         self.phase = Phase::Opened;
