@@ -154,3 +154,20 @@ impl Error {
         matches!(self, Self::NoEntry { .. })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// control-plane notes §4: the kernel's device answers some requests by the error of the `write` that carries them.
+    #[test]
+    fn errors_of_a_write_are_the_stores_too() {
+        let error = |errno| Error::of_write(io::Error::from_raw_os_error(errno), Kind::WATCH, "/a".into());
+        assert!(matches!(error(libc::EINVAL), Error::Invalid { .. }));
+        assert!(matches!(error(libc::EACCES), Error::Access { .. }));
+        assert!(matches!(error(libc::ENOENT), Error::NoEntry { .. }));
+        assert!(matches!(error(libc::E2BIG), Error::Quota { errno: Errno::TooBig, .. }));
+        assert!(matches!(error(libc::ENOSPC), Error::Quota { errno: Errno::NoSpace, .. }));
+        assert!(matches!(error(libc::EFAULT), Error::Io { path, .. } if path == "/a"));
+    }
+}

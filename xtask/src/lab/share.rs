@@ -38,6 +38,16 @@ pub(crate) fn lay_out(
         fs::copy(deb, share.join("splitd.deb")).with_context(|| format!("{}", deb.display()))?;
         fs::copy(dist::next()?, share.join("splitd-next.deb")).context("the package to upgrade to")?;
     }
+    command::run(command::cargo().args([
+        "build",
+        "--release",
+        "--quiet",
+        "-p",
+        "xenbus",
+        "--example",
+        "on_xen",
+    ]))?;
+    fs::copy(command::target().join("release/examples/on_xen"), share.join("on_xen"))?;
     for guest in guests {
         let dir = share.join("guest").join(guest.kernel()?);
         fs::create_dir_all(&dir)?;
