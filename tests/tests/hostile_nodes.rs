@@ -16,7 +16,7 @@ use xenbus::sim::{Held, SimDomain};
 use xenbus::{DomId, GrantRef};
 
 const SECTORS: u64 = 1 << 12;
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 struct Bed {
     world: World,

@@ -253,7 +253,7 @@ fn check(ring: &mut Ring, case: &Case, world: &World) {
     }
     ring.publish().unwrap();
     for n in 0..case.slots.len() {
-        let answer = ring.wait_answer(Duration::from_secs(20)).unwrap();
+        let answer = ring.wait_answer(Duration::from_secs(60)).unwrap();
         let answer =
             answer.unwrap_or_else(|| panic!("{}: answer {n} is missing\n{}", case.name, world.log()));
         assert!(
@@ -302,7 +302,7 @@ fn malformed_requests_are_answered_and_hurt_nobody() {
         for sector in (0..SECTORS).step_by(128) {
             let write = splitd_tests::blkfront::Operation::Write { sector, count: 128, is_barrier: false };
             let status =
-                front.queues()[0].request(write, &mut zeros.clone(), Duration::from_secs(20)).unwrap();
+                front.queues()[0].request(write, &mut zeros.clone(), Duration::from_secs(60)).unwrap();
             assert_eq!(status, OKAY);
         }
         let report = front.run(&Load { operations: Some(300), ..Load::default() }).unwrap();

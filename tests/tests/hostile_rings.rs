@@ -15,7 +15,7 @@ use xenbus::sim::{Held, SimDomain};
 use xenbus::{DomId, GrantRef};
 
 const SECTORS: u64 = 1 << 12;
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 const REQ_PROD: usize = 0;
 const REQ_EVENT: usize = 4;
 const RSP_PROD: usize = 8;

@@ -87,7 +87,7 @@ impl Default for Options {
             is_persistent: false,
             segments: DIRECT_SEGMENTS,
             depth: 32,
-            state_timeout: Duration::from_secs(30),
+            state_timeout: Duration::from_secs(60),
         }
     }
 }
