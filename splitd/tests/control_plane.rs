@@ -241,6 +241,7 @@ fn a_recycled_domain_number() {
     let pid = world.pid(&disk).unwrap();
     world.kill_splitd();
     kill(pid);
+    world.until("the worker is gone", |_| !runs(pid));
     world.toolstack_removes(&disk);
     world.write("/local/domain/5", &[("vm", "/vm/another")]);
     let disk = world.attach(5, "/srv/a.img", &[]);
