@@ -38,6 +38,41 @@ fn attach_and_detach() {
     assert_eq!(world.read(&disk.backend), None, "nothing brings a removed directory back");
 }
 
+/// Scenario 10's bookkeeping: rounds of attach, kill, reconnect and detach leave no descriptor, process or directory behind.
+#[test]
+fn rounds_leave_nothing() {
+    let mut world = World::new();
+    world.domain(5);
+    let round = |world: &World| {
+        let disk = world.attach(5, "/srv/a.img", &[]);
+        world.backend_reaches(&disk, "2");
+        world.script_adds(&disk).unwrap();
+        world.guest_connects(&disk);
+        world.backend_reaches(&disk, "4");
+        let pid = world.pid(&disk).unwrap();
+        kill(pid);
+        world.until("a successor serves", |world| {
+            world.show(&disk)["worker"] == "serving" && world.pid(&disk).is_some_and(|now| now != pid)
+        });
+        world.guest_says(&disk, "6");
+        world.backend_reaches(&disk, "6");
+        world.guest_says(&disk, "1");
+        world.backend_reaches(&disk, "2");
+        world.detach(&disk);
+        world.guest_says(&disk, "6");
+        world.backend_reaches(&disk, "6");
+        world.toolstack_removes(&disk);
+        world.until_gone(&disk);
+    };
+    round(&world);
+    let (fds, children) = (world.splitd_fds(), world.splitd_children());
+    for _ in 0..10 {
+        round(&world);
+    }
+    world.until("all descriptors are closed", |world| world.splitd_fds() <= fds);
+    world.until("all children are reaped", |world| world.splitd_children() <= children);
+}
+
 /// No worker before its script ran, exactly one after.
 #[test]
 fn a_worker_starts_with_its_script() {

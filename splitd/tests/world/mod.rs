@@ -82,6 +82,21 @@ impl World {
         self.until("splitd answers", |world| world.ctl(&["list"]).status.success());
     }
 
+    fn splitd_pid(&self) -> u32 {
+        self.splitd.as_ref().unwrap().id()
+    }
+
+    pub(crate) fn splitd_fds(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.splitd_pid())).unwrap().count()
+    }
+
+    /// Also those that have ended and not been waited for.
+    pub(crate) fn splitd_children(&self) -> usize {
+        let pid = self.splitd_pid();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        children.split_whitespace().count()
+    }
+
     /// SIGKILL.
     pub(crate) fn kill_splitd(&mut self) {
         let mut child = self.splitd.take().unwrap();
