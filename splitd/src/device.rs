@@ -182,13 +182,13 @@ impl Device {
             self.publish_report();
             let alarm_clock = [self.kill_at, self.retry_at, self.look_at].into_iter().flatten().min();
             tokio::select! {
-                () = dirty.notified() => {
-                    // A frontend that writes its state a million times costs us this much, and its neighbours nothing.
-                    if looks.take(Instant::now()).is_none() {
-                        tokio::time::sleep(LOOK_EACH).await;
-                    }
+                // A frontend that writes its state a million times, or a worker that never stops talking, costs us this much,
+                // and its neighbours nothing.
+                () = dirty.notified() => afford(&mut looks).await,
+                Some((generation, news)) = heard.recv() => {
+                    afford(&mut looks).await;
+                    self.hear(generation, news).await;
                 }
-                Some((generation, news)) = heard.recv() => self.hear(generation, news).await,
                 Some(command) = commanded.recv() => self.obey(command).await,
                 () = sleep_until(alarm_clock.unwrap_or_else(Instant::now)), if alarm_clock.is_some() => self.ring(),
             }
@@ -475,6 +475,12 @@ impl Device {
             }
             _ => {}
         }
+    }
+}
+
+async fn afford(looks: &mut Allowance) {
+    if looks.take(Instant::now()).is_none() {
+        tokio::time::sleep(LOOK_EACH).await;
     }
 }
 

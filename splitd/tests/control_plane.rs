@@ -340,7 +340,8 @@ fn violations() {
         world.script_adds(&disk).unwrap();
         world.guest_connects(&disk);
         world.backend_reaches(&disk, "6");
-        assert!(world.read("/local/domain/0/error/backend/vbd/6/51712/error").is_some());
+        let error = world.read("/local/domain/0/error/backend/vbd/6/51712/error").unwrap();
+        assert!(error.starts_with("22 r"), "{error}");
         world.toolstack_removes(&disk);
         world.until("the error goes with the disk", |world| {
             world.read("/local/domain/0/error/backend/vbd/6/51712/error").is_none()
@@ -592,6 +593,24 @@ fn a_worker_that_babbles() {
     world.write(&disk.backend, &[("hotplug-status", "connected")]);
     world.until("splitd gives up on it", |world| world.show(&disk)["worker"] == "gave-up");
     assert!(world.log().contains("killed"), "{}", world.log());
+}
+
+/// Whoever waits for READY=1 finds each disk that there was looked at.
+#[test]
+fn readiness_is_told_to_systemd() {
+    let mut world = World::new();
+    world.domain(5);
+    world.kill_splitd();
+    let disk = world.attach(5, "/srv/a.img", &[]);
+    let path = world.dir.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+    world.start_splitd_with(&[("NOTIFY_SOCKET", path.to_str().unwrap())]);
+    let mut text = [0; 256];
+    let len = socket.recv(&mut text).unwrap();
+    let text = String::from_utf8(text[..len].to_vec()).unwrap();
+    assert!(text.contains("READY=1") && text.contains("STATUS=1 disks"), "{text}");
+    world.backend_reaches(&disk, "2");
 }
 
 /// Usage errors are 2, failures 1 with a reason, nothing is silently ignored.

@@ -59,6 +59,10 @@ impl World {
     }
 
     pub(crate) fn start_splitd(&mut self) {
+        self.start_splitd_with(&[]);
+    }
+
+    pub(crate) fn start_splitd_with(&mut self, environment: &[(&str, &str)]) {
         let worker =
             Path::new(env!("CARGO_BIN_EXE_splitd")).with_file_name("examples").join("obedient_worker");
         assert!(worker.exists(), "{}: `cargo test` builds it", worker.display());
@@ -74,6 +78,8 @@ impl World {
             .arg("--blkback")
             .arg(worker)
             .env("RUST_LOG", "info")
+            .env_remove("NOTIFY_SOCKET")
+            .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
