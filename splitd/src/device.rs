@@ -18,7 +18,7 @@ use xenbus::{DomId, XenbusState as State};
 use crate::allowance::Allowance;
 use crate::config::Config;
 use crate::crashes::{Crashes, Verdict};
-use crate::id::{self, DeviceId};
+use crate::id::{self, DeviceId, Kind};
 use crate::kernel::Sys;
 use crate::observe::{self, Blind, Look, Toolstack};
 use crate::record::Record;
@@ -285,6 +285,9 @@ impl Device {
         self.decided = true;
         self.not_ours = match self.host.sys.bound_driver(&self.id) {
             Some(driver) => Some(format!("the kernel's driver {driver} is bound to it")),
+            None if self.id.kind == Kind::Vbd && self.host.sys.takes_new_disks() => Some(
+                "the kernel's disk backend is loaded and takes every new disk: splitctl takeover".to_owned(),
+            ),
             None => match observe::toolstack(&self.host.store, self.id).await {
                 Ok(toolstack) => {
                     let serve = &self.host.config.serve;

@@ -85,6 +85,15 @@ fn other_backends_devices_are_left_alone() {
     }
     let reason = world.script_adds(&by_driver).unwrap_err();
     assert!(reason.contains("kernel's driver vbd"), "{reason}");
+
+    let bus = world.dir.path().join("sys/bus/xen-backend");
+    std::fs::create_dir_all(bus.join("drivers/vbd")).unwrap();
+    std::fs::write(bus.join("drivers_autoprobe"), "1\n").unwrap();
+    world.domain(7);
+    let about_to_be_taken = world.attach(7, "/srv/c.img", &[]);
+    let reason = world.script_adds(&about_to_be_taken).unwrap_err();
+    assert!(reason.contains("splitctl takeover"), "{reason}");
+    assert_eq!(world.read(&format!("{}/state", about_to_be_taken.backend)).as_deref(), Some("1"));
 }
 
 /// Scenario 33: beside a kernel backend that takes nothing by itself, each disk gets the right one, and other kinds theirs.
