@@ -18,7 +18,7 @@ use xenbus::{DomId, XenbusState as State};
 use crate::allowance::Allowance;
 use crate::config::Config;
 use crate::crashes::{Crashes, Verdict};
-use crate::id::{self, DeviceId};
+use crate::id::{self, DeviceId, Kind};
 use crate::kernel::Sys;
 use crate::observe::{self, Blind, Look, Toolstack};
 use crate::record::Record;
@@ -182,13 +182,13 @@ impl Device {
             self.publish_report();
             let alarm_clock = [self.kill_at, self.retry_at, self.look_at].into_iter().flatten().min();
             tokio::select! {
-                () = dirty.notified() => {
-                    // A frontend that writes its state a million times costs us this much, and its neighbours nothing.
-                    if looks.take(Instant::now()).is_none() {
-                        tokio::time::sleep(LOOK_EACH).await;
-                    }
+                // A frontend that writes its state a million times, or a worker that never stops talking, costs us this much,
+                // and its neighbours nothing.
+                () = dirty.notified() => afford(&mut looks).await,
+                Some((generation, news)) = heard.recv() => {
+                    afford(&mut looks).await;
+                    self.hear(generation, news).await;
                 }
-                Some((generation, news)) = heard.recv() => self.hear(generation, news).await,
                 Some(command) = commanded.recv() => self.obey(command).await,
                 () = sleep_until(alarm_clock.unwrap_or_else(Instant::now)), if alarm_clock.is_some() => self.ring(),
             }
@@ -285,6 +285,9 @@ impl Device {
         self.decided = true;
         self.not_ours = match self.host.sys.bound_driver(&self.id) {
             Some(driver) => Some(format!("the kernel's driver {driver} is bound to it")),
+            None if self.id.kind == Kind::Vbd && self.host.sys.takes_new_disks() => Some(
+                "the kernel's disk backend is loaded and takes every new disk: splitctl takeover".to_owned(),
+            ),
             None => match observe::toolstack(&self.host.store, self.id).await {
                 Ok(toolstack) => {
                     let serve = &self.host.config.serve;
@@ -475,6 +478,12 @@ impl Device {
             }
             _ => {}
         }
+    }
+}
+
+async fn afford(looks: &mut Allowance) {
+    if looks.take(Instant::now()).is_none() {
+        tokio::time::sleep(LOOK_EACH).await;
     }
 }
 

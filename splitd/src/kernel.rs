@@ -91,6 +91,12 @@ impl Sys {
         Some(fs::read_to_string(self.autoprobe_path()).ok()?.trim() != "0")
     }
 
+    /// Whether the kernel's backend takes a disk the moment it appears: serving it, too, would be two masters.
+    #[must_use]
+    pub fn takes_new_disks(&self) -> bool {
+        self.blkback() != Driver::Absent && self.autoprobe() == Some(true)
+    }
+
     /// Lets drivers take new devices by themselves, or not.
     pub fn set_autoprobe(&self, on: bool) -> io::Result<()> {
         let path = self.autoprobe_path();
@@ -153,8 +159,10 @@ mod tests {
         fs::write(dir.path().join("module/xen_blkback/initstate"), "live\n").unwrap();
         assert_eq!(sys.blkback(), Driver::Module);
         assert_eq!(sys.autoprobe(), Some(true));
+        assert!(sys.takes_new_disks());
         sys.set_autoprobe(false).unwrap();
         assert_eq!(sys.autoprobe(), Some(false));
+        assert!(!sys.takes_new_disks());
         assert!(sys.bind("vif-5-0").unwrap());
         assert!(!sys.bind("console-5-0").unwrap());
         assert_eq!(

@@ -23,4 +23,5 @@ pub mod select;
 pub mod sharing;
 pub mod stats;
 pub mod step;
+pub mod together;
 pub mod worker_link;

@@ -17,6 +17,9 @@ const PORTS_END: u32 = 1 << 17;
 /// How much of a hostile value an error quotes.
 const QUOTED_LEN: usize = 40;
 
+/// How much of a worker's reason is kept.
+const REASON_LEN: usize = 200;
+
 /// A node that does not say what it must.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{node} is {value}: {allowed}")]
@@ -51,6 +54,13 @@ pub fn quote(value: Option<&[u8]>) -> String {
     }
     text.push('"');
     text
+}
+
+/// What a worker says of its guest, as it may stand in a log line or an error node.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let kept = text.chars().take(REASON_LEN).map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' });
+    kept.collect()
 }
 
 /// A decimal number as `%u` prints it: digits alone, at most ten, no sign, no space.

@@ -10,6 +10,7 @@ use crate::id::{DeviceId, Kind};
 use crate::nodes::{self, BadNode, Choices, Nodes, Offer};
 use crate::sharing::Access;
 use crate::step::{Backend, Frontend, Observed};
+use crate::together;
 
 /// The longest `params` that is a path.
 const PATH_LEN_MAX: usize = 4095;
@@ -50,10 +51,26 @@ pub async fn node(store: &View, path: &str) -> Result<Option<Vec<u8>>, Error> {
     }
 }
 
+/// Reads nodes of one directory, all at once.
+async fn nodes_of(
+    store: &View,
+    dir: &str,
+    names: impl IntoIterator<Item = impl Into<String>>,
+) -> Result<Nodes, Error> {
+    let read = |name: String| async move {
+        let value = node(store, &format!("{dir}/{name}")).await?;
+        Ok(value.map(|value| (name, value)))
+    };
+    let found = together::all(names.into_iter().map(|name| read(name.into()))).await;
+    found.into_iter().filter_map(Result::transpose).collect()
+}
+
 /// Looks at a device.
 pub async fn look(store: &Store, id: DeviceId) -> Result<Look, Blind> {
-    let dir = id.backend_dir();
-    let Some(state) = node(store, &format!("{dir}/state")).await? else {
+    let ours = ["state", "online", "hotplug-status", "sectors", "frontend"];
+    let nodes = nodes_of(store, &id.backend_dir(), ours).await?;
+    let get = |name: &str| nodes.get(name).map(Vec::as_slice);
+    let Some(state) = get("state") else {
         // A store that was started anew has nothing yet; only where it knows us is a missing device a removed one.
         if store.directory(&format!("/local/domain/{}", id.backend)).await.is_err() {
             return Err(Blind::StoreAway);
@@ -61,10 +78,7 @@ pub async fn look(store: &Store, id: DeviceId) -> Result<Look, Blind> {
         let observed = Observed { backend: None, frontend: Frontend::Gone };
         return Ok(Look { observed, frontend_path: None });
     };
-    let online = node(store, &format!("{dir}/online")).await?;
-    let script = node(store, &format!("{dir}/hotplug-status")).await?;
-    let sectors = node(store, &format!("{dir}/sectors")).await?;
-    let frontend_path = frontend_path(id, node(store, &format!("{dir}/frontend")).await?.as_deref());
+    let frontend_path = frontend_path(id, get("frontend"));
     let frontend = match &frontend_path {
         None => Frontend::Gone,
         Some(path) => match node(store, &format!("{path}/state")).await {
@@ -78,10 +92,10 @@ pub async fn look(store: &Store, id: DeviceId) -> Result<Look, Blind> {
         },
     };
     let backend = Backend {
-        state: State::parse(&state),
-        online: nodes::flag(online.as_deref()),
-        script_done: script.as_deref() == Some(b"connected"),
-        sectors: sectors.as_deref().and_then(nodes::big_number),
+        state: State::parse(state),
+        online: nodes::flag(get("online")),
+        script_done: get("hotplug-status") == Some(b"connected"),
+        sectors: get("sectors").and_then(nodes::big_number),
     };
     Ok(Look { observed: Observed { backend: Some(backend), frontend }, frontend_path })
 }
@@ -122,34 +136,26 @@ pub struct Toolstack {
 
 /// Reads what the toolstack says.
 pub async fn toolstack(store: &Store, id: DeviceId) -> Result<Toolstack, Error> {
-    let dir = id.backend_dir();
-    let text = async |name: &str| -> Result<Option<String>, Error> {
-        let value = node(store, &format!("{dir}/{name}")).await?;
-        Ok(value.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    let names = ["params", "mode", "discard-enable", "device-type", "removable", "script"];
+    let ours = nodes_of(store, &id.backend_dir(), names).await?;
+    let guest = nodes_of(store, home(id).trim_end_matches('/'), ["vm", "name"]).await?;
+    let text = |nodes: &Nodes, name| {
+        nodes.get(name).map(|value: &Vec<u8>| String::from_utf8_lossy(value).into_owned())
     };
-    let params = text("params").await?;
-    let mode = text("mode").await?.unwrap_or_default();
-    let discard = text("discard-enable").await?;
-    let cdrom = text("device-type").await?.as_deref() == Some("cdrom");
-    let removable = text("removable").await?.as_deref() == Some("1");
-    let script = text("script").await?;
-    let access = match mode.as_str() {
-        "w" | "rw" => Access::Exclusive,
-        "w!" | "!" => Access::Shared,
+    let access = match text(&ours, "mode").as_deref() {
+        Some("w" | "rw") => Access::Exclusive,
+        Some("w!" | "!") => Access::Shared,
         _ => Access::ReadOnly,
     };
-    let home = home(id);
-    let vm = node(store, &format!("{home}vm")).await?;
-    let name = node(store, &format!("{home}name")).await?;
     Ok(Toolstack {
-        target: target(id.kind, params.as_deref()),
+        target: target(id.kind, text(&ours, "params").as_deref()),
         access,
-        discard: discard.as_deref() != Some("0") && access != Access::ReadOnly,
-        cdrom,
-        removable,
-        script,
-        vm_uuid: vm_uuid(id.frontend, vm.as_deref()),
-        domain_name: name.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+        discard: text(&ours, "discard-enable").as_deref() != Some("0") && access != Access::ReadOnly,
+        cdrom: text(&ours, "device-type").as_deref() == Some("cdrom"),
+        removable: text(&ours, "removable").as_deref() == Some("1"),
+        script: text(&ours, "script"),
+        vm_uuid: vm_uuid(id.frontend, guest.get("vm").map(Vec::as_slice)),
+        domain_name: text(&guest, "name"),
     })
 }
 
@@ -199,36 +205,30 @@ pub enum Unusable {
     Store(Error),
 }
 
+impl From<Error> for Unusable {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Access { path } => Self::Bad(BadNode {
+                node: path,
+                value: "not readable for the backend".to_owned(),
+                allowed: "a frontend's nodes must be".to_owned(),
+            }),
+            other => Self::Store(other),
+        }
+    }
+}
+
 /// Reads what a frontend that is ready has written.
 pub async fn frontend(
     store: &Store,
     dir: &str,
     offer: Offer,
 ) -> Result<(Choices, Vec<worker::message::QueueRing>), Unusable> {
-    let taken = take(store, dir, nodes::CHOICE_NODES.iter().map(|name| (*name).to_owned())).await?;
+    let taken = nodes_of(store, dir, nodes::CHOICE_NODES).await?;
     let choices = nodes::choices(&taken, offer).map_err(Unusable::Bad)?;
-    let taken = take(store, dir, nodes::queue_node_names(&choices).into_iter()).await?;
+    let taken = nodes_of(store, dir, nodes::queue_node_names(&choices)).await?;
     let queues = nodes::queues(&taken, &choices).map_err(Unusable::Bad)?;
     Ok((choices, queues))
-}
-
-async fn take(store: &Store, dir: &str, names: impl Iterator<Item = String>) -> Result<Nodes, Unusable> {
-    let mut nodes = Nodes::new();
-    for name in names {
-        match node(store, &format!("{dir}/{name}")).await {
-            Ok(Some(value)) => {
-                nodes.insert(name, value);
-            }
-            Ok(None) => {}
-            Err(Error::Access { path }) => {
-                let value = "not readable for the backend".to_owned();
-                let allowed = "the frontend's nodes must be".to_owned();
-                return Err(Unusable::Bad(BadNode { node: path, value, allowed }));
-            }
-            Err(other) => return Err(Unusable::Store(other)),
-        }
-    }
-    Ok(nodes)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use crate::observe::{self, Look, Unusable};
 use crate::offer::{self, Pairs};
 use crate::sharing::Access;
 use crate::step::{Action, Worker};
+use crate::together;
 
 /// How long a worker without a frontend may take to end.
 const STOP_IDLE: Duration = Duration::from_secs(5);
@@ -55,17 +56,27 @@ impl Device {
         let Some(seen) = look.observed.backend.map(|backend| backend.state) else { return Ok(false) };
         let dir = &self.id.backend_dir();
         let work = |tx: Nodes| async move {
-            let now = observe::node(&tx, &format!("{dir}/state")).await?;
-            if now.as_deref().map(State::parse) != Some(seen) {
-                return Ok(false);
+            let tx = &tx;
+            let write = |name: &str, value: String| {
+                let path = format!("{dir}/{name}");
+                async move { tx.write(&path, value.as_bytes()).await }
+            };
+            // All at once: a state that is another by now drops the transaction, and the writes with it.
+            let mut writes: Vec<_> = pairs.iter().map(|(name, value)| write(name, value.clone())).collect();
+            writes.push(write("state", state.to_value()));
+            let path = format!("{dir}/state");
+            // The look at the state goes first, or it would see our own.
+            let (now, written) = tokio::join!(biased; observe::node(tx, &path), together::all(writes));
+            if now?.as_deref().map(State::parse) != Some(seen) {
+                return Err(Dropped::Stale);
             }
-            for (name, value) in pairs {
-                tx.write(&format!("{dir}/{name}"), value.as_bytes()).await?;
-            }
-            tx.write(&format!("{dir}/state"), state.to_value().as_bytes()).await?;
-            Ok::<bool, Error>(true)
+            Ok(written.into_iter().collect::<Result<(), Error>>()?)
         };
-        let written = self.host.store.transaction(work).await.map_err(|trouble| trouble.to_string())?;
+        let written = match self.host.store.transaction(work).await {
+            Ok(()) => true,
+            Err(Dropped::Stale) => false,
+            Err(Dropped::Store(trouble)) => return Err(trouble.to_string()),
+        };
         if written && state != seen && self.may_log() {
             info!(device = %self.id, "state {seen} -> {state}");
         }
@@ -228,6 +239,19 @@ impl Device {
 
     pub(super) fn access(&self) -> Access {
         self.toolstack.as_ref().map_or(Access::ReadOnly, |toolstack| toolstack.access)
+    }
+}
+
+/// Why a transaction came to nothing.
+enum Dropped {
+    /// The state is not the one that it was decided on.
+    Stale,
+    Store(Error),
+}
+
+impl From<Error> for Dropped {
+    fn from(error: Error) -> Self {
+        Self::Store(error)
     }
 }
 

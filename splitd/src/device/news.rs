@@ -6,6 +6,7 @@ use worker::message::{Fault, FromWorker, Opened, Phase, ToWorker, VERSION};
 
 use super::Device;
 use super::launching::OPEN_TIME;
+use crate::nodes::printable;
 use crate::step::Worker;
 use crate::worker_link::News;
 
@@ -61,7 +62,7 @@ impl Device {
                 self.keep_record();
             }
             FromWorker::Violation { reason } => {
-                self.violation = Some(crate::nodes::quote(Some(reason.as_bytes())));
+                self.violation = Some(printable(&reason));
             }
             FromWorker::Frozen { reason } => self.raise(format!("frozen: {reason}")),
             FromWorker::Thawed => {
@@ -98,8 +99,11 @@ impl Device {
         }
         // One that was running already.
         let Some(record) = &mut self.record else { return };
-        if opened.is_some() {
-            record.opened = opened;
+        match (&mut record.opened, opened) {
+            // It has talked to a guest since: who else may have its image is decided by what it said before.
+            (Some(known), Some(now)) => known.capacity_sectors = now.capacity_sectors,
+            (unknown @ None, found) => *unknown = found,
+            (Some(_), None) => {}
         }
         let known = record.connect.as_ref().map(|connect| connect.connection);
         self.worker = match phase {
@@ -181,7 +185,7 @@ impl Device {
     fn failed(&mut self, fault: Fault, reason: &str) {
         match (self.worker, fault) {
             (Worker::Opening, _) if self.script.is_some() => self.refuse(reason.to_owned()),
-            (Worker::Connecting, Fault::Frontend) => self.violation = Some(reason.to_owned()),
+            (Worker::Connecting, Fault::Frontend) => self.violation = Some(printable(reason)),
             (Worker::Opening | Worker::Connecting, _) => {
                 if let Some(link) = self.link.take() {
                     link.kill();

@@ -131,6 +131,13 @@ fn junk_is_cut_and_made_printable() {
     assert!(text.len() < 300 && text.chars().all(|c| c == '…' || c == ' ' || c.is_ascii_graphic()), "{text}");
 }
 
+/// A worker that was taken over by its guest may give any reason.
+#[test]
+fn reasons_are_printable_and_short() {
+    assert_eq!(printable("req_prod is 4096: at most 32\u{1b}[2J\n"), "req_prod is 4096: at most 32?[2J?");
+    assert_eq!(printable(&"ä".repeat(5000)).len(), REASON_LEN);
+}
+
 proptest! {
     /// No bytes at all make a parser panic or accept more than was offered.
     #[test]

@@ -59,6 +59,10 @@ impl World {
     }
 
     pub(crate) fn start_splitd(&mut self) {
+        self.start_splitd_with(&[]);
+    }
+
+    pub(crate) fn start_splitd_with(&mut self, environment: &[(&str, &str)]) {
         let worker =
             Path::new(env!("CARGO_BIN_EXE_splitd")).with_file_name("examples").join("obedient_worker");
         assert!(worker.exists(), "{}: `cargo test` builds it", worker.display());
@@ -74,12 +78,29 @@ impl World {
             .arg("--blkback")
             .arg(worker)
             .env("RUST_LOG", "info")
+            .env_remove("NOTIFY_SOCKET")
+            .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
             .unwrap();
         self.splitd = Some(child);
         self.until("splitd answers", |world| world.ctl(&["list"]).status.success());
+    }
+
+    fn splitd_pid(&self) -> u32 {
+        self.splitd.as_ref().unwrap().id()
+    }
+
+    pub(crate) fn splitd_fds(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.splitd_pid())).unwrap().count()
+    }
+
+    /// Also those that have ended and not been waited for.
+    pub(crate) fn splitd_children(&self) -> usize {
+        let pid = self.splitd_pid();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        children.split_whitespace().count()
     }
 
     /// SIGKILL.
