@@ -3,7 +3,7 @@
 . /host/plan.env
 CONSOLES=/var/log/xen/console
 SPLITD_LOG=/var/log/splitd.log
-UP_SECONDS=300
+UP_SECONDS=420
 
 # reason TEXT: why the scenario fails; the first one said is the one reported.
 reason() { [ -s /run/lab/reason ] || echo "$*" > /run/lab/reason; echo "REASON: $*" >&2; }
@@ -99,7 +99,7 @@ guest_create() {
   config=$(guest_config "$name" "$@")
   xl create -q "$config"
 }
-guest_up() { guest_says "$1" '^GUEST-UP'; }
+guest_up() { guest_says "$1" GUEST-UP; }
 guest_up_or_gone() { guest_up "$1" || guest_says "$1" GUEST-NO-ROOT || ! xl domid "$1" > /dev/null 2>&1; }
 # guest_start NAME DISK…: create, then wait for its agent.
 guest_start() {
