@@ -17,7 +17,7 @@ leftovers() {
 
 [ "$status" = 0 ] || evidence "$name"
 for id in $(guests); do xl destroy "$id"; done
-if ! wait_for 30 leftovers; then
+if ! wait_for 60 leftovers; then
   if [ "$status" = 0 ]; then
     reason "left behind: $left"
     evidence "$name"

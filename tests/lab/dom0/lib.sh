@@ -3,7 +3,7 @@
 . /host/plan.env
 CONSOLES=/var/log/xen/console
 SPLITD_LOG=/var/log/splitd.log
-UP_SECONDS=180
+UP_SECONDS=420
 
 # reason TEXT: why the scenario fails; the first one said is the one reported.
 reason() { [ -s /run/lab/reason ] || echo "$*" > /run/lab/reason; echo "REASON: $*" >&2; }
@@ -99,7 +99,7 @@ guest_create() {
   config=$(guest_config "$name" "$@")
   xl create -q "$config"
 }
-guest_up() { guest_says "$1" '^GUEST-UP'; }
+guest_up() { guest_says "$1" GUEST-UP; }
 guest_up_or_gone() { guest_up "$1" || guest_says "$1" GUEST-NO-ROOT || ! xl domid "$1" > /dev/null 2>&1; }
 # guest_start NAME DISK…: create, then wait for its agent.
 guest_start() {
@@ -115,7 +115,7 @@ guest_run() {
   log=$(guest_console "$name")
   tty=$(xenstore-read "/local/domain/$(xl domid "$name")/console/tty")
   { printf '%s\n' "$*" | base64 -w 512 | sed 's/^/+/'; echo "!$id"; } > "$tty"
-  wait_for "${RUN_SECONDS:-180}" grep -q "^END $id " "$log" || fail "guest $name: no answer to: $*"
+  wait_for "${RUN_SECONDS:-300}" grep -q "^END $id " "$log" || fail "guest $name: no answer to: $*"
   tr -d '\r' < "$log" | awk -v id="$id" '$1 == "END" && $2 == id {exit} p {print} $1 == "BEGIN" && $2 == id {p = 1}'
   return "$(tr -d '\r' < "$log" | awk -v id="$id" '$1 == "END" && $2 == id {print $3}')"
 }
@@ -152,8 +152,8 @@ detach() {
   local back front
   back=$(backend_path "$1" "$2") front=$(frontend_path "$1" "$2")
   xl block-detach "$1" "$2" || fail "xl block-detach $1 $2 failed"
-  must_within 30 absent "$back"
-  must_within 30 absent "$front"
+  must_within 60 absent "$back"
+  must_within 60 absent "$front"
 }
 # guest_kernel_quiet NAME: no complaint of the guest's kernel about any disk.
 guest_kernel_quiet() {
@@ -202,9 +202,9 @@ kills_under_verify() {
     else
       spec=$(workers | sort | xargs)
       kill -9 "$(pgrep -x splitd)"
-      must_within 10 splitd_stopped
+      must_within 60 splitd_stopped
       splitd_start
-      must_within 30 eval 'splitctl list | grep -q xvdb'
+      must_within 60 eval 'splitctl list | grep -q xvdb'
       [ "$(workers | sort | xargs)" = "$spec" ] || fail "round $round: workers $spec became $(workers | sort | xargs)"
     fi
     expect "round $round: the backend left state 4" node_is "$(backend_path g xvdb)/state" 4
@@ -256,7 +256,7 @@ splitd_start() {
   else
     setsid splitd >> "$SPLITD_LOG" 2>&1 < /dev/null &
   fi
-  must_within 30 splitd_answers
+  must_within 60 splitd_answers
 }
 splitd_stopped() { ! pgrep -x splitd > /dev/null; }
 splitd_stop() {
@@ -265,8 +265,8 @@ splitd_stop() {
   else
     pkill -x splitd || true
   fi
-  wait_for 10 splitd_stopped || pkill -9 -x splitd
-  must_within 10 splitd_stopped
+  wait_for 30 splitd_stopped || pkill -9 -x splitd
+  must_within 60 splitd_stopped
 }
 workers() { pgrep -x blkback || true; }
 # splitd_serves_all: what an operator writes who moves a host with its xl.cfg lines as they are.

@@ -8,9 +8,9 @@ scenario() {
   said=$(xl block-attach g "$(disk xvdb /srv/not-there.img)" 2>&1) && fail "attach of a missing file succeeded"
   grep -q '/srv/not-there.img' <<< "$said" || fail "xl does not name the target: $said"
   xl block-detach g xvdb || fail "detach of the failed disk"
-  must_within 30 absent "$(backend_path g xvdb)"
+  must_within 60 absent "$(backend_path g xvdb)"
   attach g xvdb "$(image data 16)"
-  must_within 30 guest_run g 'test -b /dev/xvdb'
+  must_within 60 guest_run g 'test -b /dev/xvdb'
   detach g xvdb
   guest_stop g
 }

@@ -19,7 +19,7 @@ scenario() {
   note "slowest of 400 steps: $slowest ms"
   [ "$(grants_mapped)" = "$grants" ] || fail "grants mapped: $grants before, $(grants_mapped) after"
   if [ "$LAB_BACKEND" = splitd ]; then
-    must_within 10 eval '[ "$(workers | wc -l)" = 1 ]'
+    must_within 60 eval '[ "$(workers | wc -l)" = 1 ]'
     local after_fds
     after_fds=$(ls "/proc/$(pgrep -x splitd)/fd" | wc -l)
     [ "$after_fds" -le "$before_fds" ] || fail "splitd's open files: $before_fds before, $after_fds after"

@@ -2,7 +2,6 @@
 # acceptance: 1
 # core: yes
 # backends: splitd kernel qdisk
-# limit: 300
 scenario() {
   guest_start g "$(disk xvda "$(root_image g)")"
   expect "backend not at 4" node_is "$(backend_path g xvda)/state" 4

@@ -1,7 +1,7 @@
 # says: a guest with the other Linux (6.12 on Xen 4.17, 6.1 on Xen 4.20) and four vCPUs, one queue for each
 # guest-kernel-of: 4.20
 # xen: 4.17
-# limit: 400
+# limit: 1800
 scenario() {
   local other queues
   other=$(ls /lab/guest | grep -vx "$LAB_GUEST")

@@ -1,6 +1,6 @@
 # says: block-detach under fio and while mounted: what was in flight completes or the disk goes on; unmounted, it detaches
 # acceptance: 12
-# limit: 600
+# limit: 1800
 scenario() {
   local file
   file=$(image data 64)

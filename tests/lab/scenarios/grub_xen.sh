@@ -1,6 +1,6 @@
 # says: GRUB's own PV loader reads its configuration, kernel and initrd from our disk and hands over to Linux
 # acceptance: 19
-# limit: 600
+# limit: 1800
 scenario() {
   local file
   file=$(root_image g)

@@ -1,6 +1,6 @@
 # says: a guest that panics, with on_crash=destroy, preserve and restart: cleaned up, kept until destroyed, connected anew
 # acceptance: 21
-# limit: 600
+# limit: 1800
 scenario() {
   local file id
   file=$(root_image g)
@@ -13,7 +13,7 @@ scenario() {
   must_within 60 sh -c "xl list g | tail -1 | awk '{print \$5}' | grep -q c"
   expect "a preserved guest's disk closed" node_is "$(backend_path g xvda)/state" 4
   xl destroy g
-  must_within 30 guest_gone g
+  must_within 60 guest_gone g
 
   EXTRA='on_crash="restart"' guest_start g "$(disk xvda "$file")"
   id=$(xl domid g)

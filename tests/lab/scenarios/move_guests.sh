@@ -1,7 +1,7 @@
 # says: two guests move one at a time from the kernel's blkback to splitd and back, on one host that never stops
 # acceptance: 33
 # backends: splitd
-# limit: 900
+# limit: 1800
 scenario() {
   local one two
   one=$(root_image one) two=$(root_image two)

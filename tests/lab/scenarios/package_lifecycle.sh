@@ -1,6 +1,6 @@
 # says: upgrade and downgrade under load keep every worker; purge is refused while a disk is connected, then leaves nothing
 # backends: splitd
-# limit: 900
+# limit: 1800
 scenario() {
   local before
   guest_start g "$(disk xvda "$(root_image g)")" "$(disk xvdb "$(image data 64)")"
@@ -10,9 +10,9 @@ scenario() {
   local deb
   for deb in /host/splitd-next.deb /host/splitd.deb; do
     dpkg -i "$deb" > /run/lab/dpkg.log 2>&1 || fail "dpkg -i $deb: $(tail -2 /run/lab/dpkg.log)"
-    must_within 30 splitd_stopped
+    must_within 60 splitd_stopped
     splitd_start
-    must_within 30 eval 'splitctl list | grep -q xvdb'
+    must_within 60 eval 'splitctl list | grep -q xvdb'
     [ "$(workers | sort | xargs)" = "$before" ] || fail "workers $before became $(workers | sort | xargs)"
   done
   refuse "purge went through while disks are connected" dpkg -P splitd > /run/lab/dpkg.log 2>&1
@@ -20,9 +20,9 @@ scenario() {
   verify_stop g
   guest_kernel_quiet g
   guest_stop g
-  must_within 20 eval '[ -z "$(workers)" ]'
+  must_within 60 eval '[ -z "$(workers)" ]'
   dpkg -P splitd > /run/lab/dpkg.log 2>&1 || fail "purge: $(tail -2 /run/lab/dpkg.log)"
-  must_within 20 splitd_stopped
+  must_within 60 splitd_stopped
   local path
   for path in /etc/splitd /etc/xen/scripts/block-splitd /usr/sbin/splitd /usr/libexec/splitd /run/splitd /var/lib/splitd; do
     [ ! -e "$path" ] || fail "$path is left after a purge"

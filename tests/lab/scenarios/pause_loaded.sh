@@ -1,6 +1,6 @@
 # says: a guest paused for a minute under load: nothing disconnects, the I/O goes on and verifies
 # acceptance: 22
-# limit: 600
+# limit: 1800
 scenario() {
   local back paused
   guest_start g "$(disk xvda "$(root_image g)")" "$(disk xvdb "$(image data 64)")"

@@ -12,7 +12,7 @@ scenario() {
     must_within 60 eval '[ "$(xl domid g 2> /dev/null)" != '"$id"' ]'
     must_within $UP_SECONDS guest_up g
     [ "$(guest_run g 'cat /round')" = "round-$round" ] || fail "round $round: the disk is not the one of before"
-    must_within 20 absent "/local/domain/0/backend/$(backend_kind)/$id"
+    must_within 60 absent "/local/domain/0/backend/$(backend_kind)/$id"
   done
   guest_stop g
 }

@@ -9,7 +9,7 @@ scenario() {
   said=$(xl block-attach g "script=block-hangs,vdev=xvdb,target=$(image data 16)" 2>&1) && fail "a hanging script succeeded"
   grep -q 'because of timeout' <<< "$said" || fail "xl says: $said"
   xl block-detach g xvdb || true
-  must_within 30 absent "$(backend_path g xvdb)"
+  must_within 60 absent "$(backend_path g xvdb)"
   attach g xvdb "$(image data 16)"
   detach g xvdb
   guest_stop g

@@ -11,7 +11,7 @@ scenario() {
   said=$(xl block-attach h "$(disk xvdb "$file")" 2>&1) && fail "a second writer was let in"
   grep -q "script: .*$file" <<< "$said" || fail "the refusal does not name the image: $said"
   xl block-detach h xvdb || true
-  must_within 30 absent "$(backend_path h xvdb)"
+  must_within 60 absent "$(backend_path h xvdb)"
   detach g xvdb
   attach g xvdb "$file" access=ro
   attach h xvdb "$file" access=ro

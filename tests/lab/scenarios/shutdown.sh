@@ -8,6 +8,6 @@ scenario() {
   timeout 120 xl shutdown -w g || fail "xl shutdown -w did not return"
   must_within 60 guest_gone g
   refuse "a zombie is left" sh -c "xl list | grep -q '(null)'"
-  must_within 10 absent "/local/domain/0/backend/$(backend_kind)/$id"
-  [ "$LAB_BACKEND" != splitd ] || must_within 10 eval '[ -z "$(workers)" ]'
+  must_within 60 absent "/local/domain/0/backend/$(backend_kind)/$id"
+  [ "$LAB_BACKEND" != splitd ] || must_within 60 eval '[ -z "$(workers)" ]'
 }

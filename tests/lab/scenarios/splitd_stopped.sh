@@ -8,7 +8,7 @@ scenario() {
   refuse "xl create succeeded without splitd" milliseconds guest_create g "$spec"
   note "refused after $MS ms"
   splitd_start
-  must_within 30 guest_gone g
+  must_within 60 guest_gone g
   guest_start g "$spec"
   guest_stop g
 }

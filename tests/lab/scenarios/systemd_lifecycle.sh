@@ -2,7 +2,7 @@
 # acceptance: 30
 # backends: splitd
 # dom0: systemd
-# limit: 900
+# limit: 1800
 scenario() {
   local config before
   expect "splitd.service is not active" systemctl -q is-active splitd.service
@@ -17,7 +17,7 @@ scenario() {
   systemctl stop caller.service || true
   [ "$(workers | sort | xargs)" = "$before" ] || fail "workers died with the unit that ran xl"
   systemctl restart splitd.service || fail "systemctl restart splitd"
-  must_within 30 eval 'splitctl list | grep -q xvdb'
+  must_within 60 eval 'splitctl list | grep -q xvdb'
   systemctl kill -s KILL splitd.service --kill-whom=main || fail "systemctl kill"
   must_within 60 eval 'splitctl list 2> /dev/null | grep -q xvdb'
   dpkg -i /host/splitd-next.deb > /run/lab/dpkg.log 2>&1 || fail "upgrade: $(tail -2 /run/lab/dpkg.log)"

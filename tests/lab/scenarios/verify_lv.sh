@@ -1,5 +1,5 @@
 # says: fio verifies in a guest with 4 vCPUs on lv: 4 KiB at depth 32 on 4 queues, 1 MiB requests, discards between
-# limit: 1200
+# limit: 1800
 scenario() {
   local target
   target=$(volume data 256)

@@ -1,5 +1,5 @@
 # says: fio verifies in a guest with 4 vCPUs on xfs: 4 KiB at depth 32 on 4 queues, 1 MiB requests, discards between
-# limit: 1200
+# limit: 1800
 scenario() {
   local target
   target=$(file_system xfs)/data.img; truncate -s 256M "$target"

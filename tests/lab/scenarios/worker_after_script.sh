@@ -22,6 +22,6 @@ scenario() {
   must_within 60 node_is "$back/state" 4
   [ "$(workers | wc -l)" = 2 ] || fail "$(workers | wc -l) workers for two disks"
   detach g xvdb
-  must_within 10 eval '[ "$(workers | wc -l)" = 1 ]'
+  must_within 60 eval '[ "$(workers | wc -l)" = 1 ]'
   guest_stop g
 }

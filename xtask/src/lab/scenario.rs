@@ -80,7 +80,7 @@ fn parse(name: &str, text: &str) -> Result<Scenario> {
         backends: vec![Backend::Splitd, Backend::Kernel],
         xens: Xen::ALL.to_vec(),
         stores: vec![Store::C, Store::Ocaml],
-        limit_seconds: 300,
+        limit_seconds: 600,
         systemd: false,
         guest_kernel_of: None,
     };
