@@ -290,9 +290,11 @@ where
             Report::Connected(replayed) => self.note_connected(replayed),
             Report::Failed(fault, why) => {
                 self.running = self.running.saturating_sub(1);
-                self.connecting = None;
-                self.command_all(|| Command::Abandon);
-                self.fail(fault, why);
+                // One answer to `Connect`, whatever the other queues say.
+                if self.connecting.take().is_some() {
+                    self.command_all(|| Command::Abandon);
+                    self.fail(fault, why);
+                }
             }
             Report::Violation(reason) => {
                 tracing::warn!(reason, "the frontend broke the protocol");

@@ -106,6 +106,8 @@ fn event_storm() {
 
     assert_eq!(guest.ask(0, guest.request(OP_READ, 1, 0, &[(0, 0, 7)])), 0);
     worker.disconnect();
+    let wakeups = worker::counters::read(&world.dir.path().join("counters")).unwrap().total("wakeups");
+    assert!(wakeups < 20_000, "{wakeups} wakeups for a million notifications");
 }
 
 /// R11: ring pages that were not granted to us, and an event channel that is not there: the frontend's fault, by name.
@@ -346,6 +348,24 @@ fn fence_holds_back_and_lets_go() {
         other => panic!("{other:?}"),
     }
     waits.disconnect();
+}
+
+/// A worker that serves but has nothing to do is small: its own memory beside the buffers stays below 4 MiB.
+#[test]
+fn idle_worker_is_small() {
+    let world = World::new(MIB);
+    let guest = Frontend::new(&world.guest, 2, 0, Abi::Native64, 1);
+    let worker = serving(&world, &guest, TransferMode::Copy);
+
+    let smaps = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", worker.child.id())).unwrap();
+    let kib = |name: &str| -> u64 {
+        let line = smaps.lines().find_map(|l| l.strip_prefix(name)).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    };
+    let buffers_kib = world.open().buffer_len_bytes >> 10;
+
+    assert!(kib("Private_Dirty:") < buffers_kib + 4096, "{smaps}");
+    worker.disconnect();
 }
 
 /// The sandbox as the kernel sees it: every thread filtered, no new privileges, and, started as root, another user without any
