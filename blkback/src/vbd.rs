@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender};
 use worker::control::{Control, Heard};
 use worker::fence::{self, FenceKey};
-use worker::message::{self, Connect, Fault, FromWorker, Open, Opened, Phase, ToWorker};
+use worker::message::{self, Connect, Fault, FromWorker, Open, Opened, Phase, ToWorker, TransferMode};
+use worker::sandbox;
 use worker::wake::Bell;
 use xenbus::hv::Hypervisor;
 use xenbus::memory::LocalMemory;
@@ -315,6 +316,15 @@ where
             return;
         }
         let (replayed, fence_ms) = (connecting.replayed, connecting.fence_ms.unwrap_or(0));
+        // A worker serves one connection: nothing is bound any more, which matters most for dom0 as a frontend, to which an
+        // event channel device cannot be restricted; and nothing is mapped if all is copied.
+        let spent: &[u32] = match connecting.connect.mode {
+            TransferMode::Copy => &[open::BIND, open::MAP],
+            TransferMode::Persistent => &[open::BIND],
+        };
+        if let Err(e) = sandbox::forbid(spent) {
+            tracing::warn!(error = %e, "sandbox not tightened");
+        }
         self.connecting = None;
         if self.phase == Phase::Opened {
             self.phase = Phase::Connected;

@@ -100,6 +100,7 @@ fn event_storm() {
     let world = World::new(MIB);
     let mut guest = Frontend::new(&world.guest, 1, 0, Abi::Native64, 1);
     let worker = serving(&world, &guest, TransferMode::Copy);
+    let begun = Instant::now();
     for _ in 0..1_000_000 {
         guest.queues[0].port.notify().unwrap();
     }
@@ -107,7 +108,8 @@ fn event_storm() {
     assert_eq!(guest.ask(0, guest.request(OP_READ, 1, 0, &[(0, 0, 7)])), 0);
     worker.disconnect();
     let wakeups = worker::counters::read(&world.dir.path().join("counters")).unwrap().total("wakeups");
-    assert!(wakeups < 20_000, "{wakeups} wakeups for a million notifications");
+    let most = 200 + u64::try_from(begun.elapsed().as_millis()).unwrap();
+    assert!(wakeups < most, "{wakeups} wakeups for a million notifications; at most {most} in that time");
 }
 
 /// R11: ring pages that were not granted to us, and an event channel that is not there: the frontend's fault, by name.
@@ -384,9 +386,11 @@ fn sandboxed() {
 
     let mut threads = 0;
     for task in std::fs::read_dir(format!("/proc/{}/task", worker.child.id())).unwrap() {
-        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        // The thread of a queue that this frontend does not have may be ending just now.
+        let Ok(status) = std::fs::read_to_string(task.unwrap().path().join("status")) else { continue };
         let field = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).unwrap().trim().to_owned();
         assert_eq!((field("NoNewPrivs:"), field("Seccomp:")), ("1".into(), "2".into()), "{status}");
+        assert_eq!(field("Seccomp_filters:"), "2", "tightened once connected");
         if let Some(uid) = uid {
             assert!(field("Uid:").split_whitespace().all(|u| u == uid.to_string()), "{status}");
             assert_eq!(field("CapPrm:"), "0000000000000000");
