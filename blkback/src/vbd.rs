@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
+use tracing::Span;
 use worker::control::{Control, Heard};
 use worker::fence::{self, FenceKey};
 use worker::message::{self, Connect, Fault, FromWorker, Open, Opened, Phase, ToWorker, TransferMode};
@@ -74,6 +75,8 @@ pub struct Vbd<H> {
     running: usize,
     closing_since: Option<Instant>,
     size_seen: Instant,
+    /// Names the device in the log.
+    span: Span,
 }
 
 impl<H: Hypervisor> Vbd<H>
@@ -100,12 +103,15 @@ where
             running: 0,
             closing_since: None,
             size_seen: Instant::now(),
+            span: Span::none(),
         })
     }
 
     /// Serves until told to disconnect.
     pub fn run(mut self) -> io::Result<()> {
         loop {
+            let span = self.span.clone();
+            let _in_log = span.enter();
             let fencing = self.connecting.as_ref().is_some_and(|c| c.fence_ms.is_none());
             let limit = if fencing { FENCE_INTERVAL } else { RESIZE_INTERVAL };
             match self.control.hear(limit)? {

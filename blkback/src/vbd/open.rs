@@ -47,6 +47,7 @@ where
 {
     pub(super) fn open(&mut self, open: Open) -> Result<Opened, (Fault, String)> {
         check(&open)?;
+        self.span = tracing::info_span!("vbd", frontend = open.frontend, devid = open.devid);
         let target = Target::open(&open.target, open.read_only, open.discard)
             .map_err(|e| (Fault::Target, e.to_string()))?;
         let target = Arc::new(target);
@@ -107,8 +108,13 @@ where
             );
         }
         let (commands, for_thread) = crossbeam_channel::unbounded();
-        let line =
-            Line { number, commands: for_thread, reports: self.reporter.clone(), bell: self.bell.clone() };
+        let line = Line {
+            number,
+            commands: for_thread,
+            reports: self.reporter.clone(),
+            bell: self.bell.clone(),
+            span: self.span.clone(),
+        };
         let discards = discards.map(|d| d.line(bell.clone()));
         let device = Arc::clone(device);
         let bell_here = bell.clone();
