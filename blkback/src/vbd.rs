@@ -261,6 +261,9 @@ where
     fn connect_queues(&mut self) {
         let (Some(held), Some(connecting)) = (&mut self.held, &self.connecting) else { return };
         let connect = &connecting.connect;
+        // No lock can be had on a target that is open for reading alone, so nothing is ever read into the guest's own pages:
+        // there a dead worker's late read could land after the page was used anew.
+        let mode = if held.opened.read_only { TransferMode::Copy } else { connect.mode };
         let discard = held.opened.discard;
         let limits = Limits {
             capacity_sectors: held.opened.capacity_sectors,
@@ -281,7 +284,7 @@ where
                 connection: connect.connection,
                 ring: ring.clone(),
                 abi: connect.abi,
-                mode: connect.mode,
+                mode,
                 limits,
                 block_len: held.opened.logical_block_len_bytes,
                 memory,

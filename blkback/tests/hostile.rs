@@ -286,7 +286,7 @@ fn read_only_disk() {
     let mut guest = Frontend::new(&world.guest, 1, 0, Abi::Native64, 2);
     let mut worker = Worker::spawn(world.dir.path());
     let opened = worker.open(Open { read_only: true, ..world.open() });
-    worker.connect(world.connect(&guest));
+    worker.connect(Connect { mode: TransferMode::Persistent, ..world.connect(&guest) });
     assert!(opened.read_only && opened.discard.is_none());
 
     assert_eq!(guest.ask(0, guest.request(OP_WRITE, 1, 0, &[(0, 0, 7)])), -1);
@@ -294,6 +294,11 @@ fn read_only_disk() {
     assert_eq!(guest.ask(0, guest.discard(3, 0, 8)), -2);
     assert_eq!(guest.ask(0, guest.request(OP_FLUSH_DISKCACHE, 4, 0, &[])), 0);
     assert_eq!(guest.ask(0, guest.request(OP_READ, 5, 0, &[(0, 0, 7)])), 0);
+    assert_eq!(
+        world.guest.held().grants,
+        1,
+        "the ring's page alone: without a fence nothing is read into mapped pages"
+    );
     worker.disconnect();
 }
 
