@@ -51,6 +51,10 @@ pub(crate) const BELL: FileIndex = FileIndex(2);
 /// How long a shortage of ours lasts before it is tried again.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(1);
 
+/// So many events without work in a row are a storm, of which one is let through in each pause.
+const STORM_WAKEUPS: u32 = 64;
+const STORM_PAUSE: Duration = Duration::from_millis(2);
+
 /// What all queues of a device look at.
 #[derive(Debug, Default)]
 pub(crate) struct Device {
@@ -160,6 +164,11 @@ pub(crate) struct Queue<G: GrantTable, E> {
     /// Found while completions were booked; looked at when all of them are.
     failure: Option<Stop>,
     event: bool,
+    /// The event is not let go yet, since when.
+    event_held: bool,
+    event_held_ns: u64,
+    /// Events in a row that came without work.
+    empty_wakeups: u32,
     shortage: bool,
     /// Takes nothing new.
     closing: bool,
@@ -193,22 +202,43 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         let taken = if self.closing { 0 } else { self.take()? };
         self.issue()?;
         self.answer()?;
-        if self.event && taken == 0 {
-            self.figures.add(Counter::EmptyWakeups, 1);
-        }
+        self.note_wakeup(taken);
         // With nothing in flight no completion would come for those that still wait.
         let stuck = !self.waiting.is_empty() && self.in_flight() == 0 && !self.shortage && !self.edge_wait;
         if (!self.closing && self.ring.final_check()?) || stuck {
             self.uring.submit()?;
             return Ok(Next::Again);
         }
-        if self.event {
-            // Everything was looked at: only now may the next event through, or a guest could storm us (XSA-332).
-            self.event = false;
-            self.events.ack()?;
+        let storm = self.acknowledge()?;
+        let shortage = self.shortage.then_some(SHORTAGE_PAUSE);
+        Ok(Next::Wait(storm.or(shortage).or_else(|| self.look_after_mappings())))
+    }
+
+    fn note_wakeup(&mut self, taken: u32) {
+        if taken > 0 {
+            self.empty_wakeups = 0;
+        } else if self.event && !self.event_held {
+            self.empty_wakeups = self.empty_wakeups.saturating_add(1);
+            self.figures.add(Counter::EmptyWakeups, 1);
         }
-        let idle = self.look_after_mappings();
-        Ok(Next::Wait(if self.shortage { Some(SHORTAGE_PAUSE) } else { idle }))
+    }
+
+    /// Everything was looked at: only now may the next event through, or a guest could storm us (XSA-332). One that wakes us for
+    /// nothing time and again is let through only so often; says how long the event is held.
+    fn acknowledge(&mut self) -> Result<Option<Duration>, Stop> {
+        if !self.event {
+            return Ok(None);
+        }
+        if self.empty_wakeups >= STORM_WAKEUPS && !self.event_held {
+            (self.event_held, self.event_held_ns) = (true, self.now_ns);
+        }
+        let held_ns = u128::from(self.now_ns - self.event_held_ns);
+        if self.event_held && self.empty_wakeups > 0 && held_ns < STORM_PAUSE.as_nanos() {
+            return Ok(Some(STORM_PAUSE));
+        }
+        (self.event, self.event_held) = (false, false);
+        self.events.ack()?;
+        Ok(None)
     }
 
     /// Waits for something to do.
@@ -223,7 +253,12 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
 
     /// Nothing is owed any more.
     pub(crate) fn is_idle(&self) -> bool {
-        self.free_slots.len() == self.slots.len()
+        self.owed() == 0
+    }
+
+    /// Requests taken and not answered.
+    fn owed(&self) -> usize {
+        self.slots.len() - self.free_slots.len()
     }
 
     /// The kernel has nothing of ours any more.

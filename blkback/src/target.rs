@@ -91,7 +91,9 @@ impl Target {
             let blocks = ioctl::block_sizes(file.as_fd()).map_err(failed)?;
             (blocks.logical, blocks.physical, blocks.read_only)
         } else {
-            (ioctl::direct_alignment(file.as_fd()).map_err(failed)?, 0, false)
+            // Below a file system's block even O_DIRECT writes exclude each other: a guest should know it.
+            let file_system_block = u32::try_from(after.blksize()).unwrap_or(0).min(4096);
+            (ioctl::direct_alignment(file.as_fd()).map_err(failed)?, file_system_block, false)
         };
         if !logical.is_power_of_two() || !(512..=4096).contains(&logical) {
             return Err(OpenError::Block { path: path.into(), len: logical });

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use tracing::Span;
 use worker::message::Fault;
 use worker::wake::Bell;
 use xenbus::hv::{EventChannel, GrantTable};
@@ -65,6 +66,8 @@ pub(crate) struct Line {
     pub(crate) reports: Sender<(usize, Report)>,
     /// The control thread's.
     pub(crate) bell: Bell,
+    /// Names the device in the log.
+    pub(crate) span: Span,
 }
 
 impl Line {
@@ -76,6 +79,7 @@ impl Line {
 
 /// The thread's whole life.
 pub(crate) fn run<G: GrantTable, E: EventChannel>(parts: Parts<G, E>, line: &Line) {
+    let _in_log = line.span.enter();
     if let Err(e) = parts.uring.enable() {
         return line.report(Report::NotReady(e.to_string()));
     }

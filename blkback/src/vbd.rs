@@ -9,9 +9,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
+use tracing::Span;
 use worker::control::{Control, Heard};
 use worker::fence::{self, FenceKey};
-use worker::message::{self, Connect, Fault, FromWorker, Open, Opened, Phase, ToWorker};
+use worker::message::{self, Connect, Fault, FromWorker, Open, Opened, Phase, ToWorker, TransferMode};
+use worker::sandbox;
 use worker::wake::Bell;
 use xenbus::hv::Hypervisor;
 use xenbus::memory::LocalMemory;
@@ -73,6 +75,8 @@ pub struct Vbd<H> {
     running: usize,
     closing_since: Option<Instant>,
     size_seen: Instant,
+    /// Names the device in the log.
+    span: Span,
 }
 
 impl<H: Hypervisor> Vbd<H>
@@ -99,12 +103,15 @@ where
             running: 0,
             closing_since: None,
             size_seen: Instant::now(),
+            span: Span::none(),
         })
     }
 
     /// Serves until told to disconnect.
     pub fn run(mut self) -> io::Result<()> {
         loop {
+            let span = self.span.clone();
+            let _in_log = span.enter();
             let fencing = self.connecting.as_ref().is_some_and(|c| c.fence_ms.is_none());
             let limit = if fencing { FENCE_INTERVAL } else { RESIZE_INTERVAL };
             match self.control.hear(limit)? {
@@ -254,6 +261,9 @@ where
     fn connect_queues(&mut self) {
         let (Some(held), Some(connecting)) = (&mut self.held, &self.connecting) else { return };
         let connect = &connecting.connect;
+        // No lock can be had on a target that is open for reading alone, so nothing is ever read into the guest's own pages:
+        // there a dead worker's late read could land after the page was used anew.
+        let mode = if held.opened.read_only { TransferMode::Copy } else { connect.mode };
         let discard = held.opened.discard;
         let limits = Limits {
             capacity_sectors: held.opened.capacity_sectors,
@@ -274,7 +284,7 @@ where
                 connection: connect.connection,
                 ring: ring.clone(),
                 abi: connect.abi,
-                mode: connect.mode,
+                mode,
                 limits,
                 block_len: held.opened.logical_block_len_bytes,
                 memory,
@@ -290,9 +300,11 @@ where
             Report::Connected(replayed) => self.note_connected(replayed),
             Report::Failed(fault, why) => {
                 self.running = self.running.saturating_sub(1);
-                self.connecting = None;
-                self.command_all(|| Command::Abandon);
-                self.fail(fault, why);
+                // One answer to `Connect`, whatever the other queues say.
+                if self.connecting.take().is_some() {
+                    self.command_all(|| Command::Abandon);
+                    self.fail(fault, why);
+                }
             }
             Report::Violation(reason) => {
                 tracing::warn!(reason, "the frontend broke the protocol");
@@ -313,6 +325,15 @@ where
             return;
         }
         let (replayed, fence_ms) = (connecting.replayed, connecting.fence_ms.unwrap_or(0));
+        // A worker serves one connection: nothing is bound any more, which matters most for dom0 as a frontend, to which an
+        // event channel device cannot be restricted; and nothing is mapped if all is copied.
+        let spent: &[u32] = match connecting.connect.mode {
+            TransferMode::Copy => &[open::BIND, open::MAP],
+            TransferMode::Persistent => &[open::BIND],
+        };
+        if let Err(e) = sandbox::forbid(spent) {
+            tracing::warn!(error = %e, "sandbox not tightened");
+        }
         self.connecting = None;
         if self.phase == Phase::Opened {
             self.phase = Phase::Connected;

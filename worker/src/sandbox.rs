@@ -65,6 +65,17 @@ pub fn lock_in(uid: Option<u32>, ioctls: &[u32]) -> Result<(), SandboxError> {
     Ok(())
 }
 
+/// Takes some more ioctl requests away from all threads, once what they were for is done.
+pub fn forbid(ioctls: &[u32]) -> Result<(), SandboxError> {
+    let rules = BTreeMap::from([(libc::SYS_ioctl, requests(ioctls)?)]);
+    seccompiler::apply_filter_all_threads(&compile(
+        rules,
+        SeccompAction::Allow,
+        SeccompAction::KillProcess,
+    )?)?;
+    Ok(())
+}
+
 fn check(result: libc::c_int, what: &'static str) -> Result<(), SandboxError> {
     if result < 0 {
         return Err(SandboxError::Privilege { what, source: io::Error::last_os_error() });
@@ -145,15 +156,32 @@ fn filter(ioctls: &[u32]) -> Result<BpfProgram, SandboxError> {
     };
     rules.insert(libc::SYS_mmap, vec![not_executable()?]);
     rules.insert(libc::SYS_mprotect, vec![not_executable()?]);
+    rules.insert(libc::SYS_ioctl, requests(ioctls)?);
+    // Only to tighten further: what `forbid` needs.
+    rules.insert(libc::SYS_seccomp, vec![]);
+    let no_new_privs = libc::PR_SET_NO_NEW_PRIVS.unsigned_abs().into();
+    let is = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, no_new_privs)?;
+    rules.insert(libc::SYS_prctl, vec![SeccompRule::new(vec![is])?]);
+    compile(rules, SeccompAction::KillProcess, SeccompAction::Allow)
+}
+
+/// One rule for each request number.
+fn requests(ioctls: &[u32]) -> Result<Vec<SeccompRule>, SandboxError> {
     let mut requests = Vec::new();
     for &request in ioctls {
         let is = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, request.into())?;
         requests.push(SeccompRule::new(vec![is])?);
     }
-    rules.insert(libc::SYS_ioctl, requests);
+    Ok(requests)
+}
+
+fn compile(
+    rules: BTreeMap<i64, Vec<SeccompRule>>,
+    otherwise: SeccompAction,
+    listed: SeccompAction,
+) -> Result<BpfProgram, SandboxError> {
     let arch = std::env::consts::ARCH.try_into()?;
-    let filter = SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch)?;
-    Ok(filter.try_into()?)
+    Ok(SeccompFilter::new(rules, otherwise, listed, arch)?.try_into()?)
 }
 
 #[cfg(test)]

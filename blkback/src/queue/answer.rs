@@ -39,6 +39,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             self.release(id);
         }
         self.finished = finished;
+        self.figures.set(Counter::InFlight, self.owed() as u64);
         crash_point!("before_notify");
         if notify {
             self.notify()?;

@@ -29,7 +29,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         }
         if waiting > 0 {
             self.fetch_tables()?;
-            self.figures.set(Counter::InFlight, (self.slots.len() - self.free_slots.len()) as u64);
+            self.figures.set(Counter::InFlight, self.owed() as u64);
         }
         Ok(waiting)
     }

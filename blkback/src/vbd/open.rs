@@ -31,9 +31,13 @@ const MAX_RING_ORDER: u8 = 4;
 /// Below that, a queue could not hold a single chunk.
 const MIN_BUFFER_PAGES_PER_QUEUE: u64 = 16;
 const THREAD_STACK_LEN: usize = 256 << 10;
+/// evtchn's bind.
+pub(super) const BIND: u32 = 0x8_4501;
+/// gntdev's map.
+pub(super) const MAP: u32 = 0x18_4700;
 /// What is left of ioctl: evtchn's bind, unbind, notify, reset; gntdev's map, unmap, copy; discards; a socket's FIONBIO.
 const IOCTLS: [u32; 10] =
-    [0x8_4501, 0x4_4503, 0x4_4504, 0x4505, 0x18_4700, 0x10_4701, 0x10_4708, 0x1277, 0x127d, 0x5421];
+    [BIND, 0x4_4503, 0x4_4504, 0x4505, MAP, 0x10_4701, 0x10_4708, 0x1277, 0x127d, 0x5421];
 const READY_LIMIT: Duration = Duration::from_secs(30);
 
 impl<H: Hypervisor> Vbd<H>
@@ -43,6 +47,7 @@ where
 {
     pub(super) fn open(&mut self, open: Open) -> Result<Opened, (Fault, String)> {
         check(&open)?;
+        self.span = tracing::info_span!("vbd", frontend = open.frontend, devid = open.devid);
         let target = Target::open(&open.target, open.read_only, open.discard)
             .map_err(|e| (Fault::Target, e.to_string()))?;
         let target = Arc::new(target);
@@ -103,8 +108,13 @@ where
             );
         }
         let (commands, for_thread) = crossbeam_channel::unbounded();
-        let line =
-            Line { number, commands: for_thread, reports: self.reporter.clone(), bell: self.bell.clone() };
+        let line = Line {
+            number,
+            commands: for_thread,
+            reports: self.reporter.clone(),
+            bell: self.bell.clone(),
+            span: self.span.clone(),
+        };
         let discards = discards.map(|d| d.line(bell.clone()));
         let device = Arc::clone(device);
         let bell_here = bell.clone();

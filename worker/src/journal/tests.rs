@@ -1,5 +1,7 @@
 //! The file behind the journal: what one worker stores the next one finds, and only under the same terms.
 
+use proptest::prelude::*;
+
 use super::*;
 
 const SHAPE: Shape = Shape { nr_entries: 4, slot_len: 12, extra_len: 16 };
@@ -63,4 +65,32 @@ fn published_answers_are_not_repeated() {
     let Begun::Resumed(plan) = journal.begin(7, SHAPE, &[], 1).unwrap() else { panic!("resumes") };
 
     assert_eq!((plan.rsp_prod, plan.answer, plan.replay), (1, vec![], vec![]));
+}
+
+proptest! {
+    /// Whatever a worker that a guest took over left behind its header: taken over in bounds, or refused.
+    #[test]
+    fn any_entries_are_read_in_bounds(
+        positions in proptest::array::uniform3(0u32..6),
+        words in proptest::collection::vec(prop_oneof![0u32..6, any::<u32>()], 4 * 5),
+        shared in 0u32..6,
+    ) {
+        let (_dir, path) = path();
+        let mut journal = Journal::open(&path, SHAPE).unwrap();
+        journal.begin(7, SHAPE, &[], 0).unwrap();
+        for (at, value) in [AT_REQ_CONS, AT_RSP_PROD, AT_RSP_INTENT].into_iter().zip(positions) {
+            journal.file.u32_at(at).store(value, Relaxed);
+        }
+        for (i, value) in words.into_iter().enumerate() {
+            journal.file.u32_at(journal.at(i / 5) + i % 5 * 4).store(value, Relaxed);
+        }
+
+        if let Ok(Begun::Resumed(plan)) = journal.begin(7, SHAPE, &[], shared) {
+            prop_assert!(plan.replay.len() + plan.answer.len() <= SHAPE.nr_entries);
+            for entry in plan.replay {
+                prop_assert!(journal.extra(entry, &mut [0; 100]) <= SHAPE.extra_len);
+                journal.slot(entry, &mut [0; 100]);
+            }
+        }
+    }
 }
