@@ -71,8 +71,11 @@ pub(crate) fn on_the_kernels_device() {
         for name in &names {
             store.write(&path(&format!("many/{name}")), b"").await.unwrap();
         }
-        let listed = store.directory(&path("many")).await.unwrap();
-        assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), names);
+        match store.directory(&path("many")).await {
+            Ok(listed) => assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), names),
+            // oxenstored can send so long a list over its socket only.
+            Err(error) => assert!(matches!(error, Error::Invalid { .. }), "{error}"),
+        }
         assert!(store.is_introduced(xenbus::DomId(0)).await.unwrap());
         store.remove(DIR).await.unwrap();
     });

@@ -291,7 +291,7 @@ impl Nodes {
         let mut generation = String::new();
         let (mut offset_bytes, mut restarts) = (0, 0);
         loop {
-            let answer = self.call(&Request::DirectoryPart { path, offset_bytes }).await?;
+            let answer = self.call(&Request::DirectoryPart { path, offset_bytes }).await.map_err(no_parts)?;
             let part = DirectoryPart::parse(&answer.payload)
                 .filter(|part| part.is_last || part.len_bytes > 0)
                 .ok_or_else(|| bad_answer(path, &answer.payload))?;
@@ -355,6 +355,18 @@ impl Nodes {
             return Err(Error::Disconnected { path: path() });
         }
         answer.await.unwrap_or_else(|_| Err(Error::Disconnected { path: path() }))
+    }
+}
+
+/// oxenstored does not know the request; only over the kernel's device does it come to that.
+fn no_parts(error: Error) -> Error {
+    match error {
+        Error::Refused { path, errno: Errno::NotImplemented } => {
+            let reason =
+                "its children are more than one xenstore message holds, and this store sends no parts";
+            Error::Invalid { path, reason }
+        }
+        other => other,
     }
 }
 

@@ -301,11 +301,15 @@ fn a_long_listing_is_read_in_parts() {
             }
             peer.refuse(Kind::DIRECTORY, Errno::TooBig).await;
             peer.serve(Kind::DIRECTORY_PART, b"1\0").await;
+            peer.refuse(Kind::DIRECTORY, Errno::TooBig).await;
+            peer.refuse(Kind::DIRECTORY_PART, Errno::NotImplemented).await;
         };
         let list = async {
             assert_eq!(store.directory("/d").await.unwrap(), ["a", "c"]);
             let stuck = store.directory("/d").await;
             assert!(matches!(stuck, Err(Error::Protocol { .. })), "{stuck:?}");
+            let unable = store.directory("/d").await;
+            assert!(matches!(unable, Err(Error::Invalid { .. })), "{unable:?}");
         };
         tokio::join!(serve, list);
     });
