@@ -107,6 +107,8 @@ impl Device {
         }
         let known = record.connect.as_ref().map(|connect| connect.connection);
         self.worker = match phase {
+            // It was told to connect, and will say so when it has.
+            Phase::Opened if connection.is_some() && connection == known => Worker::Connecting,
             Phase::Started | Phase::Opened => Worker::Opened,
             Phase::Disconnecting => Worker::Stopping,
             Phase::Connected | Phase::Frozen if connection == known => Worker::Serving,
@@ -185,7 +187,9 @@ impl Device {
     fn failed(&mut self, fault: Fault, reason: &str) {
         match (self.worker, fault) {
             (Worker::Opening, _) if self.script.is_some() => self.refuse(reason.to_owned()),
-            (Worker::Connecting, Fault::Frontend) => self.violation = Some(printable(reason)),
+            (Worker::Connecting | Worker::Serving, Fault::Frontend) => {
+                self.violation = Some(printable(reason))
+            }
             (Worker::Opening | Worker::Connecting, _) => {
                 if let Some(link) = self.link.take() {
                     link.kill();

@@ -279,21 +279,18 @@ pub(crate) fn runs(pid: u32) -> bool {
 
 impl Drop for World {
     fn drop(&mut self) {
-        if let Ok(output) = Command::new(env!("CARGO_BIN_EXE_splitctl"))
-            .arg("--run-dir")
-            .arg(self.dir.path().join("run"))
-            .args(["list", "--json"])
-            .output()
-        {
-            let list: Value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
-            let rows = list["devices"].as_array().cloned().unwrap_or_default();
-            for pid in rows.iter().filter_map(|row| row["pid"].as_u64()) {
-                let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
-            }
-        }
+        // splitd first, or it starts successors.
         if let Some(mut child) = self.splitd.take() {
             let _ = child.kill();
             let _ = child.wait();
+        }
+        let host = format!("sim:{}", self.host.dir().display());
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+            let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            if words.split(|byte| *byte == 0).any(|word| word == host.as_bytes()) {
+                let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+            }
         }
     }
 }
