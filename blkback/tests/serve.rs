@@ -13,14 +13,20 @@ use xen_ring::PAGE_LEN;
 
 const MIB: u64 = 1 << 20;
 
+const MODES: [TransferMode; 2] = [TransferMode::Copy, TransferMode::Persistent];
+
 fn serving(world: &World, frontend: &Frontend) -> Worker {
+    serving_in(world, frontend, TransferMode::Copy)
+}
+
+fn serving_in(world: &World, frontend: &Frontend, mode: TransferMode) -> Worker {
     let mut worker = Worker::spawn(world.dir.path());
     assert!(matches!(
         worker.ask(&ToWorker::Hello { version: 1 }),
         FromWorker::Hello { phase: Phase::Started, opened: None, .. }
     ));
     worker.open(world.open());
-    assert_eq!(worker.connect(world.connect(frontend)), 0);
+    assert_eq!(worker.connect(Connect { mode, ..world.connect(frontend) }), 0);
     worker
 }
 
@@ -53,86 +59,92 @@ fn writes_reach_the_disk_and_come_back() {
 /// A megabyte by an indirect request, larger than a chunk and as large as the queue's buffers.
 #[test]
 fn indirect_requests() {
-    let world = World::new(16 * MIB);
-    let mut guest = Frontend::new(&world.guest, 1, 0, Abi::Native64, 600);
-    let worker = serving(&world, &guest);
-    let out: Vec<usize> = (1..257).collect();
-    let back: Vec<usize> = (301..557).collect();
-    for &page in &out {
-        guest.fill(page, u8::try_from(page % 251).unwrap());
-    }
+    for mode in MODES {
+        let world = World::new(16 * MIB);
+        let mut guest = Frontend::new(&world.guest, 1, 0, Abi::Native64, 600);
+        let worker = serving_in(&world, &guest, mode);
+        let out: Vec<usize> = (1..257).collect();
+        let back: Vec<usize> = (301..557).collect();
+        for &page in &out {
+            guest.fill(page, u8::try_from(page % 251).unwrap());
+        }
 
-    let write = guest.indirect(OP_WRITE, 1, 8, 0, &out);
-    let read = guest.indirect(OP_READ, 2, 8, 300, &back);
-    guest.send(0, &[write]);
-    let wrote = guest.answers(0, 1)[0];
-    guest.send(0, &[read]);
-    let done = guest.answers(0, 1)[0];
+        let write = guest.indirect(OP_WRITE, 1, 8, 0, &out);
+        let read = guest.indirect(OP_READ, 2, 8, 300, &back);
+        guest.send(0, &[write]);
+        let wrote = guest.answers(0, 1)[0];
+        guest.send(0, &[read]);
+        let done = guest.answers(0, 1)[0];
 
-    assert_eq!((wrote.operation, wrote.status), (OP_WRITE, 0));
-    assert_eq!((done.operation, done.status), (OP_READ, 0), "the inner operation is echoed");
-    for (a, b) in out.iter().zip(&back) {
-        assert_eq!(guest.page(*a), guest.page(*b));
+        assert_eq!((wrote.operation, wrote.status), (OP_WRITE, 0));
+        assert_eq!((done.operation, done.status), (OP_READ, 0), "the inner operation is echoed");
+        for (a, b) in out.iter().zip(&back) {
+            assert_eq!(guest.page(*a), guest.page(*b));
+        }
+        worker.disconnect();
     }
-    worker.disconnect();
 }
 
 /// Full rings on two queues with more data than there are buffers: all waits, nothing fails.
 #[test]
 fn two_full_queues_share_few_buffers() {
-    let world = World::new(64 * MIB);
-    let mut guest = Frontend::new(&world.guest, 2, 2, Abi::Native64, 2 * 128 * 11);
-    let worker = serving(&world, &guest);
-    for round in 0..3u64 {
-        for queue in 0..2usize {
-            let requests: Vec<_> = (0..128usize)
-                .map(|i| {
-                    let first = (queue * 128 + i) * 11;
-                    let segments: Vec<_> = (first..first + 11).map(|page| (page, 0, 7)).collect();
-                    segments.iter().for_each(|s| guest.fill(s.0, u8::try_from((s.0 + 1) % 251).unwrap()));
-                    let operation = if round == 2 { OP_READ } else { OP_WRITE };
-                    guest.request(operation, i as u64, first as u64 * 8, &segments)
-                })
-                .collect();
-            guest.send(queue, &requests);
+    for mode in MODES {
+        let world = World::new(64 * MIB);
+        let mut guest = Frontend::new(&world.guest, 2, 2, Abi::Native64, 2 * 128 * 11);
+        let worker = serving_in(&world, &guest, mode);
+        for round in 0..3u64 {
+            for queue in 0..2usize {
+                let requests: Vec<_> = (0..128usize)
+                    .map(|i| {
+                        let first = (queue * 128 + i) * 11;
+                        let segments: Vec<_> = (first..first + 11).map(|page| (page, 0, 7)).collect();
+                        segments.iter().for_each(|s| guest.fill(s.0, u8::try_from((s.0 + 1) % 251).unwrap()));
+                        let operation = if round == 2 { OP_READ } else { OP_WRITE };
+                        guest.request(operation, i as u64, first as u64 * 8, &segments)
+                    })
+                    .collect();
+                guest.send(queue, &requests);
+            }
+            for queue in 0..2 {
+                let mut answers = guest.answers(queue, 128);
+                answers.sort_unstable();
+                assert!(answers.iter().zip(0..).all(|(a, i)| a.id == i && a.status == 0), "{answers:?}");
+            }
         }
-        for queue in 0..2 {
-            let mut answers = guest.answers(queue, 128);
-            answers.sort_unstable();
-            assert!(answers.iter().zip(0..).all(|(a, i)| a.id == i && a.status == 0), "{answers:?}");
+        let image = std::fs::read(&world.image).unwrap();
+        for page in 0..2 * 128 * 11usize {
+            assert_eq!(image[page * PAGE_LEN], u8::try_from((page + 1) % 251).unwrap(), "page {page}");
         }
+        worker.disconnect();
     }
-    let image = std::fs::read(&world.image).unwrap();
-    for page in 0..2 * 128 * 11usize {
-        assert_eq!(image[page * PAGE_LEN], u8::try_from((page + 1) % 251).unwrap(), "page {page}");
-    }
-    worker.disconnect();
 }
 
 /// B20: barriers among writes, 32 back to back, with and without data: order is kept and each is answered.
 #[test]
 fn barriers() {
-    let world = World::new(16 * MIB);
-    let mut guest = Frontend::new(&world.guest, 1, 0, Abi::Native64, 32);
-    let worker = serving(&world, &guest);
-    let requests: Vec<_> = (0..32usize)
-        .map(|i| {
-            guest.fill(i, u8::try_from(i + 1).unwrap());
-            match i % 4 {
-                0 => guest.request(OP_WRITE, i as u64, 0, &[(i, 0, 7)]),
-                3 => guest.request(OP_WRITE_BARRIER, i as u64, 0, &[]),
-                _ => guest.request(OP_WRITE_BARRIER, i as u64, 0, &[(i, 0, 7)]),
-            }
-        })
-        .collect();
+    for mode in MODES {
+        let world = World::new(16 * MIB);
+        let mut guest = Frontend::new(&world.guest, 1, 0, Abi::Native64, 32);
+        let worker = serving_in(&world, &guest, mode);
+        let requests: Vec<_> = (0..32usize)
+            .map(|i| {
+                guest.fill(i, u8::try_from(i + 1).unwrap());
+                match i % 4 {
+                    0 => guest.request(OP_WRITE, i as u64, 0, &[(i, 0, 7)]),
+                    3 => guest.request(OP_WRITE_BARRIER, i as u64, 0, &[]),
+                    _ => guest.request(OP_WRITE_BARRIER, i as u64, 0, &[(i, 0, 7)]),
+                }
+            })
+            .collect();
 
-    guest.send(0, &requests);
-    let answers = guest.answers(0, 32);
+        guest.send(0, &requests);
+        let answers = guest.answers(0, 32);
 
-    assert!(answers.iter().zip(0..).all(|(a, i)| a.id == i && a.status == 0), "{answers:?}");
-    let image = std::fs::read(&world.image).unwrap();
-    assert_eq!(image[..PAGE_LEN], [31; PAGE_LEN], "the last barrier's data came last");
-    worker.disconnect();
+        assert!(answers.iter().zip(0..).all(|(a, i)| a.id == i && a.status == 0), "{answers:?}");
+        let image = std::fs::read(&world.image).unwrap();
+        assert_eq!(image[..PAGE_LEN], [31; PAGE_LEN], "the last barrier's data came last");
+        worker.disconnect();
+    }
 }
 
 /// Discard gives blocks back and reads as zeroes; a piece beyond the end is refused.

@@ -1,6 +1,8 @@
 //! From the kernel's completions to finished requests: short I/O goes on, reads are copied out, flushes and discards take their
 //! next step. Knows nothing of the ring.
 
+use std::sync::atomic::Ordering;
+
 use worker::{crash, crash_point};
 use xenbus::hv::{EventChannel, GrantTable};
 
@@ -139,7 +141,9 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     fn flush_ended(&mut self, id: SlotId, result: i32) -> Result<(), Stop> {
         let result = crash::disk_fault("flush", result);
         if result < 0 {
-            // Answered with an error, blkfront would report success for an empty flush and never flush again.
+            // Answered with an error, blkfront would report success for an empty flush and never flush again. Other queues stop
+            // at once: the kernel tells an error of the file once, and their next flush would succeed.
+            self.device.frozen.store(true, Ordering::Release);
             let error = std::io::Error::from_raw_os_error(-result);
             self.failure.get_or_insert(Stop::Host(format!("flush failed: {error}")));
             return Ok(());

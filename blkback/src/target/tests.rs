@@ -114,3 +114,11 @@ fn formats_by_name_never_by_content() {
     assert!(message.contains("qemu-img convert -O raw") && message.contains("a.raw"), "{message}");
     assert!(Target::open(&raw, false, false).is_ok());
 }
+
+/// A file system without O_DIRECT is refused with what would do instead, never served through the page cache.
+#[test]
+fn file_systems_without_direct_io() {
+    let message = Target::open(Path::new("/proc/version"), true, false).unwrap_err().to_string();
+
+    assert!(message.contains("O_DIRECT") && message.contains("ext4"), "{message}");
+}
