@@ -20,6 +20,7 @@ const MAY_BE_UNSAFE: &[&str] = &[
     "worker/src/start.rs",
     "worker/src/uring.rs",
     "worker/src/wake.rs",
+    "xenbus/examples/on_xen/",
     "xenbus/src/memory.rs",
     "xenbus/src/sim/",
     "xenbus/src/xen/",

@@ -290,6 +290,7 @@ evidence() {
   cp -r "$CONSOLES" "$to/" 2>/dev/null
   [ ! -d /run/systemd/system ] || journalctl --no-pager -b > "$to/journal.txt" 2>&1
   cp /var/log/xen/*.log /var/log/splitd.log "$to/" 2>/dev/null
+  cp /run/lab/*.log /run/lab/said "$to/" 2>/dev/null
   xenstore-ls -fp > "$to/xenstore.txt" 2>&1
   { xl list; ps -ef; dmesg | tail -100; } > "$to/dom0.txt" 2>&1
   xl dmesg > "$to/xen.txt" 2>&1
