@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-/// The release of Xen, and the packages of it that the stores consist of.
+/// The release of Xen, Debian's release that has it, and the packages that the stores consist of. They run on later ones, too.
 const XEN: &str = "4.17";
+const RELEASE: &str = "bookworm";
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const PACKAGES: [&str; 9] = [
     "xen-utils-4.17",
     "libxenmisc4.17",
@@ -103,20 +105,28 @@ fn hash(bytes: &[u8]) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Downloads with the machine's own lists of packages or, where it has none, with lists fetched for this alone: root is not needed.
+/// Downloads with the machine's own lists of packages; where there are none, with lists fetched for this alone; and where these
+/// have another Xen, with those of the release that has this one. Root is not needed.
 fn download(root: &Path) -> io::Result<()> {
     let debs = tempfile::tempdir()?;
     let apt = |options: &[String], command: &[&str]| {
-        run(Command::new("apt-get").args(options).args(["-qq"]).args(command).current_dir(debs.path()))
+        run(Command::new("apt-get").args(options).arg("-qq").args(command).current_dir(debs.path()))
     };
     let get = [&["download"], &PACKAGES[..]].concat();
     if apt(&[], &get).is_err() {
         let own = tempfile::tempdir()?;
-        let options =
-            ["Dir::State", "Dir::Cache"].map(|option| format!("-o{option}={}", own.path().display()));
-        fs::create_dir_all(own.path().join("lists/partial"))?;
+        let path = |name: &str| own.path().join(name).display().to_string();
+        fs::create_dir_all(path("lists/partial"))?;
+        let mut options =
+            vec![format!("-oDir::State={}", path("")), format!("-oDir::Cache={}", path("cache"))];
         apt(&options, &["update"])?;
-        apt(&options, &get)?;
+        if apt(&options, &get).is_err() {
+            fs::write(path("sources.list"), sources(&options)?)?;
+            options.push(format!("-oDir::Etc::SourceList={}", path("sources.list")));
+            options.push(format!("-oDir::Etc::SourceParts={}", path("none")));
+            apt(&options, &["update"])?;
+            apt(&options, &get)?;
+        }
     }
     for entry in fs::read_dir(debs.path())? {
         let deb = entry?.path();
@@ -125,6 +135,20 @@ fn download(root: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The machine's own archives, as sources of the release that has the packages.
+fn sources(options: &[String]) -> io::Result<String> {
+    let wanted = ["Created-By: Packages", "Component: main", "Origin: Debian"];
+    let mut list = Command::new("apt-get");
+    list.args(options).args(["indextargets", "--format", "$(REPO_URI) $(RELEASE)"]).args(wanted);
+    let archives = String::from_utf8_lossy(&list.output()?.stdout).into_owned();
+    let lines = archives.lines().filter_map(|line| {
+        let (uri, suite) = line.split_once(' ')?;
+        let pocket = suite.find('-').and_then(|at| suite.get(at..)).unwrap_or_default();
+        Some(format!("deb [signed-by={KEYRING}] {uri} {RELEASE}{pocket} main\n"))
+    });
+    Ok(lines.collect())
 }
 
 fn compile(dir: &Path) -> io::Result<()> {
