@@ -131,6 +131,7 @@ pub(super) async fn run(
         pending: HashMap::new(),
         watches: BTreeMap::new(),
         connection: 1,
+        next_own: 0,
     };
     loop {
         let lost = driver.serve(incoming, &mut jobs).await;
@@ -158,6 +159,8 @@ struct Driver<'a> {
     /// The paths watched under each token.
     watches: BTreeMap<String, BTreeSet<String>>,
     connection: u64,
+    /// Numbers the driver's own requests.
+    next_own: u32,
 }
 
 impl Driver<'_> {
@@ -308,9 +311,8 @@ impl Driver<'_> {
 
     /// Sends a request that no caller waits for, under a number from the half that callers do not use.
     fn send_own(&mut self, request: &Request<'_>, tx_id: u32, watch: Option<WatchJob>) {
-        let Some(req_id) = (OWN_REQUESTS..=u32::MAX).find(|id| !self.pending.contains_key(id)) else {
-            return;
-        };
+        let req_id = OWN_REQUESTS | self.next_own;
+        self.next_own = self.next_own.wrapping_add(1);
         let mut message = BytesMut::new();
         if request.encode(req_id, tx_id, &mut message).is_ok() {
             self.outgoing.push(req_id, message);
@@ -340,15 +342,18 @@ impl Driver<'_> {
     ) -> Option<(Incoming, Outgoing)> {
         let (mut pause, longest) = RECONNECT;
         loop {
-            let deadline = sleep(pause);
-            tokio::pin!(deadline);
-            loop {
+            let attempt = async move {
+                sleep(pause).await;
+                link::open(address).await
+            };
+            tokio::pin!(attempt);
+            let result = loop {
                 tokio::select! {
-                    () = &mut deadline => break,
+                    result = &mut attempt => break result,
                     job = jobs.recv() => self.start_while_away(job?),
                 }
-            }
-            match link::open(address).await {
+            };
+            match result {
                 Ok(ends) => return Some(ends),
                 Err(error) => tracing::debug!(%address, %error, "xenstore is still away"),
             }
