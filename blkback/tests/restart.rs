@@ -253,3 +253,28 @@ fn killed_at_every_crash_point() {
         worker.disconnect();
     }
 }
+
+/// R12, B13 across a restart: a successor carries out the segments that were checked, not what the guest made of its table since.
+#[cfg(feature = "crash-points")]
+#[test]
+fn tables_are_kept_with_their_requests() {
+    let world = World::new(1 << 20);
+    let mut guest = Frontend::new(&world.guest, 1, 0, Abi::Native64, 4);
+    let connect = world.connect(&guest);
+    let mut worker = Worker::spawn_with(world.dir.path(), &[("SPLITD_CRASH_POINT", "before_disk")]);
+    worker.open(world.open());
+    worker.connect(connect.clone());
+    guest.fill(1, 0x5a);
+    let write = guest.indirect(OP_WRITE, 1, 16, 0, &[1]);
+    guest.send(0, &[write]);
+    worker.child.wait().unwrap();
+    guest.fill(0, 0xff);
+
+    let mut successor = Worker::spawn(world.dir.path());
+    successor.open(world.open());
+    assert_eq!(successor.connect(connect), 1);
+
+    assert_eq!(guest.answers(0, 1)[0].status, 0);
+    assert_eq!(std::fs::read(&world.image).unwrap()[16 * 512..24 * 512], [0x5a; PAGE_LEN]);
+    successor.disconnect();
+}
