@@ -32,6 +32,12 @@ pub(crate) fn run(no_lab: bool, yes: bool) -> Result<()> {
     ]))?;
     println!("== tests without Xen");
     let mut without = counted(command::cargo().args(["test", "--workspace", "--no-fail-fast"]))?;
+    println!("== a worker killed at each crash point, disks that fail on command");
+    let crashes = counted(
+        command::cargo()
+            .args(["test", "--no-fail-fast", "-p", "blkback", "--features", "crash-points"])
+            .args(["--test", "restart", "--test", "disk_faults"]),
+    )?;
     println!("== interleavings of the ring (loom)");
     let loom = counted(
         command::cargo()
@@ -39,8 +45,10 @@ pub(crate) fn run(no_lab: bool, yes: bool) -> Result<()> {
             .env("RUSTFLAGS", "--cfg loom")
             .env("CARGO_TARGET_DIR", command::target().join("loom")),
     )?;
-    without.passed += loom.passed;
-    without.failed += loom.failed;
+    for more in [crashes, loom] {
+        without.passed += more.passed;
+        without.failed += more.failed;
+    }
     let mut on_xen = Vec::new();
     if !no_lab {
         println!("== package");

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use splitd::protocol::Verb;
 use splitd_tests::blkfront::{Frontend, Load, Options, Report, Running};
 use splitd_tests::toolstack::{DiskConfig, Paths};
-use splitd_tests::world::World;
+use splitd_tests::world::{Programs, World};
 use xenbus::sim::SimDomain;
 
 /// How long the guests work.
@@ -127,7 +127,10 @@ impl Guest {
 }
 
 fn demo() -> Result<Report, Failed> {
-    let mut world = World::start("")?;
+    let dir = std::env::current_exe()?.parent().map(Path::to_owned).ok_or("the demo has no directory")?;
+    let program = |name: &str| dir.join(name);
+    let (splitd, splitctl, blkback) = (program("splitd"), program("splitctl"), program("blkback"));
+    let mut world = World::start_with("", Programs { splitd, splitctl, blkback, dir }, &[])?;
     let mut guests = [Guest::start(&mut world, 1)?, Guest::start(&mut world, 2)?];
     for guest in &mut guests {
         guest.work()?;
