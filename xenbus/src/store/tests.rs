@@ -124,6 +124,9 @@ fn nonsense_ends_the_connection_and_is_survived() {
                 peer = fake.accept().await;
             };
             let (result, ()) = tokio::join!(store.read("/a"), misbehave);
+            while store.link() != (Link::Up { connection: nonsense + 2 }) {
+                tokio::task::yield_now().await;
+            }
             match result {
                 Err(Error::Protocol { path, .. }) if nonsense < 4 => assert_eq!(path, "/a"),
                 Err(Error::Disconnected { path }) if nonsense == 4 => assert_eq!(path, "/a"),
