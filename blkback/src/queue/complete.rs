@@ -81,7 +81,8 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
                     self.chunk_done(id, Ok(()))
                 }
             }
-            Err(_) if matches!(-result, libc::EAGAIN | libc::EINTR) => self.send_to_disk(id),
+            // Dom0 short of memory is our shortage: the request waits, the guest never hears of it.
+            Err(_) if matches!(-result, libc::EAGAIN | libc::EINTR | libc::ENOMEM) => self.send_to_disk(id),
             Err(_) => {
                 self.warn("disk", &std::io::Error::from_raw_os_error(-result));
                 self.chunk_done(id, Err(Counter::IoErrors))

@@ -208,7 +208,10 @@ kills_under_verify() {
       [ "$(workers | sort | xargs)" = "$spec" ] || fail "round $round: workers $spec became $(workers | sort | xargs)"
     fi
     expect "round $round: the backend left state 4" node_is "$(backend_path g xvdb)/state" 4
-    must_within 120 guest_io_since g "$((IO_COUNT + 64))"
+    wait_for 120 guest_io_since g "$((IO_COUNT + 64))" || {
+      guest_job_done g verify && fail "round $round: fio ended: $(guest_job_output g verify | grep -m1 -i -E 'verify:|error|err=')"
+      fail "round $round: no I/O goes on"
+    }
   done
   verify_stop g
   guest_kernel_quiet g
