@@ -170,6 +170,9 @@ pub(crate) struct Queue<G: GrantTable, E> {
     /// Events in a row that came without work.
     empty_wakeups: u32,
     shortage: bool,
+    /// Chunks that the kernel could not do now, since when: given to it again after a pause.
+    put_off: Vec<ChunkId>,
+    put_off_ns: u64,
     /// Takes nothing new.
     closing: bool,
     mappings_seen_ns: u64,
@@ -194,6 +197,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         self.shortage = false;
         self.edge_wait = false;
         self.reap()?;
+        self.try_again()?;
         self.copy_out()?;
         if self.device.frozen.load(Ordering::Acquire) {
             return Ok(Next::Wait(None));

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use worker::{crash, crash_point};
 use xenbus::hv::{EventChannel, GrantTable};
 
-use super::{Queue, Stop};
+use super::{Queue, SHORTAGE_PAUSE, Stop};
 use crate::discard::DiscardLine;
 use crate::figures::Counter;
 use crate::request::{Direction, Order};
@@ -82,12 +82,33 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
                 }
             }
             // Dom0 short of memory is our shortage: the request waits, the guest never hears of it.
-            Err(_) if matches!(-result, libc::EAGAIN | libc::EINTR | libc::ENOMEM) => self.send_to_disk(id),
+            Err(_) if matches!(-result, libc::EAGAIN | libc::EINTR | libc::ENOMEM) => {
+                self.put_off.push(id);
+                self.put_off_ns = self.now_ns;
+                Ok(())
+            }
             Err(_) => {
                 self.warn("disk", &std::io::Error::from_raw_os_error(-result));
                 self.chunk_done(id, Err(Counter::IoErrors))
             }
         }
+    }
+
+    /// Gives what was put off to the disk again, once a shortage had time to pass: at once would only burn the processor.
+    pub(super) fn try_again(&mut self) -> Result<(), Stop> {
+        if self.put_off.is_empty() {
+            return Ok(());
+        }
+        if u128::from(self.now_ns - self.put_off_ns) < SHORTAGE_PAUSE.as_nanos() {
+            self.shortage = true;
+            return Ok(());
+        }
+        let mut again = std::mem::take(&mut self.put_off);
+        for id in again.drain(..) {
+            self.send_to_disk(id)?;
+        }
+        self.put_off = again;
+        Ok(())
     }
 
     /// Copies the data of all reads that ended out to the guest: before they are answered.

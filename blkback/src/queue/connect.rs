@@ -180,6 +180,8 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             event_held_ns: 0,
             empty_wakeups: 0,
             shortage: false,
+            put_off: Vec::with_capacity(nr_slots * 2),
+            put_off_ns: 0,
             closing: false,
             mappings_seen_ns: 0,
             started: Instant::now(),
