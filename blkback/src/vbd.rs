@@ -146,6 +146,9 @@ where
                     self.fail(fault, why);
                 }
             }
+            ToWorker::OpenVif(_) | ToWorker::ConnectVif(_) | ToWorker::SetVif(_) => {
+                self.fail(Fault::Host, "a network interface is netback's, not blkback's".into());
+            }
             ToWorker::Refresh => self.look_at_size(),
             ToWorker::Disconnect => self.close(),
         }

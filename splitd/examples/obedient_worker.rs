@@ -82,6 +82,16 @@ impl Worker {
                 }
                 answers
             }
+            ToWorker::OpenVif(_) => {
+                self.phase = Phase::Opened;
+                vec![FromWorker::OpenedVif]
+            }
+            ToWorker::ConnectVif(connect) => {
+                self.connection = Some(connect.connection);
+                self.phase = Phase::Connected;
+                vec![FromWorker::Connected { replayed: 0, fence_ms: 0 }]
+            }
+            ToWorker::SetVif(_) => Vec::new(),
             ToWorker::Refresh => vec![FromWorker::Resized { capacity_sectors: self.capacity() }],
             ToWorker::Disconnect => vec![FromWorker::Disconnected],
         }

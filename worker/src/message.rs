@@ -3,7 +3,10 @@
 //!
 //! A worker is started as `blkback --listen-fd 3 --host xen|sim:DIR`, in a session of its own, with stdin and stdout on
 //! /dev/null and no other descriptor: 3 is a listening stream socket, so that a later splitd can come to a worker that is
-//! already running. One connection counts at a time; a new one takes the place of the old.
+//! already running. One connection counts at a time; a new one takes the place of the old. `netback` is started likewise, with
+//! `--tap-fds N` beside: 4 to 4+N-1 are the queues of its tap.
+//!
+//! Disks say `Open` and `Connect`, network interfaces `OpenVif`, `OpenedVif` and `ConnectVif`; all else is the same.
 //!
 //! ```text
 //!   splitd                           worker
@@ -31,6 +34,9 @@ pub const VERSION: u32 = 1;
 /// The descriptor on which a worker finds its listening socket.
 pub const LISTEN_FD: i32 = 3;
 
+/// The first of the descriptors on which a `netback` finds its tap's queues.
+pub const TAP_FD: i32 = 4;
+
 /// What splitd says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case")]
@@ -44,6 +50,12 @@ pub enum ToWorker {
     Open(Open),
     /// Serve the frontend. Once in a worker's life.
     Connect(Connect),
+    /// Open all devices, then give up every privilege. Once in a worker's life.
+    OpenVif(OpenVif),
+    /// Serve the network frontend. Once in a worker's life.
+    ConnectVif(ConnectVif),
+    /// Go by these from now on.
+    SetVif(VifSettings),
     /// Look at the target's size now.
     Refresh,
     /// Finish what was taken, let go of the frontend, exit.
@@ -154,6 +166,115 @@ pub struct Connect {
     pub fence_timeout_ms: u64,
 }
 
+/// Everything a `netback` needs before it may give up its privileges.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenVif {
+    /// The frontend's domain.
+    pub frontend: u16,
+    /// The interface's number.
+    pub devid: u32,
+    /// UUID of the virtual machine (`/local/domain/N/vm`).
+    pub vm_uuid: String,
+    /// What the descriptors from [`TAP_FD`] on are.
+    pub link: Link,
+    /// The most queues a frontend may connect; there are as many descriptors.
+    pub max_queues: u16,
+    /// Directory of this device's journal and counters files, made by splitd.
+    pub run_dir: PathBuf,
+    /// User and group to become; `None` keeps the current one.
+    pub uid: Option<u32>,
+    /// What holds from the start.
+    pub settings: VifSettings,
+}
+
+/// What carries a vif's frames on our side. Every frame is preceded by the 12 bytes of `struct virtio_net_hdr_v1`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Link {
+    /// Queues of a kernel tap: `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE`, header length 12, little-endian.
+    Tap,
+    /// Connected `SOCK_SEQPACKET` sockets, one message a frame, with the same header: the simulated wire. It takes every offload.
+    Wire,
+}
+
+/// What may change while a vif is served.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VifSettings {
+    /// What the guest may send, over all queues (`rate`); `None` is without limit.
+    pub rate: Option<VifRate>,
+    /// `request-multicast-control`: only multicast that the guest asked for is passed to it.
+    pub multicast_control: bool,
+    /// `xdp-headroom`: bytes left free before a frame in the first slot given to the guest; 0 or at most 0x7fff.
+    pub xdp_headroom: u16,
+    /// Frames with another source address than this are dropped and counted; `None` lets the guest choose.
+    pub only_mac: Option<[u8; 6]>,
+    /// Packets with another IPv4 or IPv6 source (ARP sender, too) are dropped and counted; empty lets the guest choose.
+    pub only_ips: Vec<std::net::IpAddr>,
+}
+
+/// A credit of bytes for each window (`rate` is `bytes,usec`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VifRate {
+    /// Credit for each window.
+    pub window_len_bytes: u64,
+    /// Length of a window.
+    pub window_us: u64,
+}
+
+/// One queue of a network frontend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VifRing {
+    /// Grant ref of the ring of frames from the guest.
+    pub tx_ref: u32,
+    /// Grant ref of the ring of frames to the guest.
+    pub rx_ref: u32,
+    /// Event channel of the tx ring.
+    pub tx_port: u32,
+    /// Event channel of the rx ring; the same one for both without `feature-split-event-channels`.
+    pub rx_port: u32,
+}
+
+/// The ring of requests about hashing and static grants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VifControlRing {
+    /// Grant ref (`ctrl-ring-ref`).
+    pub ring_ref: u32,
+    /// Event channel (`event-channel-ctrl`).
+    pub port: u32,
+}
+
+/// What a network frontend said that it can take; each as if absent unless it was said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VifFeatures {
+    /// `feature-sg`: frames of several slots.
+    pub sg: bool,
+    /// `feature-gso-tcpv4`
+    pub gso_tcpv4: bool,
+    /// `feature-gso-tcpv6`
+    pub gso_tcpv6: bool,
+    /// Not `feature-no-csum-offload`: IPv4 frames whose TCP or UDP checksum is left open.
+    pub csum_ipv4: bool,
+    /// `feature-ipv6-csum-offload`: IPv6 frames likewise.
+    pub csum_ipv6: bool,
+    /// `feature-rx-notify`: it notifies when it has posted slots; else we look every 30 ms.
+    pub rx_notify: bool,
+}
+
+/// What a network frontend wrote, read once and checked for shape.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectVif {
+    /// As in [`Connect`].
+    pub connection: u64,
+    /// The queues, in order.
+    pub queues: Vec<VifRing>,
+    /// `None` if it made none.
+    pub control: Option<VifControlRing>,
+    /// What it can take.
+    pub features: VifFeatures,
+    /// What holds from now on.
+    pub settings: VifSettings,
+}
+
 /// Whose fault a failure is; decides what splitd does about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -201,7 +322,9 @@ pub enum FromWorker {
     },
     /// Answer to `Open`.
     Opened(Opened),
-    /// Answer to `Connect`: serving.
+    /// Answer to `OpenVif`.
+    OpenedVif,
+    /// Answer to `Connect` or `ConnectVif`: serving.
     Connected {
         /// Requests found in the journal of a dead predecessor and done again.
         replayed: u32,

@@ -74,7 +74,10 @@ impl Device {
                 self.link = None;
                 self.let_go();
             }
-            FromWorker::Opened(_) | FromWorker::Connected { .. } | FromWorker::Disconnected => {
+            FromWorker::Opened(_)
+            | FromWorker::OpenedVif
+            | FromWorker::Connected { .. }
+            | FromWorker::Disconnected => {
                 warn!(device = %self.id, "the worker, {:?}, says {message:?}, which answers nothing", self.worker);
             }
         }
