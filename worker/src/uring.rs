@@ -45,6 +45,12 @@ pub enum SetupError {
          and `sysctl kernel.io_uring_disabled` 0)"
     )]
     Setup(io::Error),
+    /// Its pages count against the limit on locked memory, which all processes of a user share.
+    #[error(
+        "io_uring cannot be set up: no locked memory is left (`ulimit -l`; 8192 is enough for a few disks, \
+         splitd.service sets LimitMEMLOCK=infinity)"
+    )]
+    LockedMemory,
     /// A registration failed.
     #[error("io_uring: registering {what}: {source}")]
     Register {
@@ -75,7 +81,10 @@ impl Uring {
     /// Sets a ring up, disabled. `files` is all it may ever touch; `memory`, of which [`give_memory`](Self::give_memory) brings a
     /// part later, is registered if the memlock limit allows.
     pub fn new(entries: u32, files: &[BorrowedFd<'_>], memory: &LocalMemory) -> Result<Self, SetupError> {
-        let ring = build(entries).map_err(SetupError::Setup)?;
+        let ring = build(entries).map_err(|error| match error.raw_os_error() {
+            Some(libc::ENOMEM) => SetupError::LockedMemory,
+            _ => SetupError::Setup(error),
+        })?;
         let submitter = ring.submitter();
         let failed = |what| move |source| SetupError::Register { what, source };
         let fds: Vec<RawFd> = files.iter().map(|f| f.as_raw_fd()).collect();

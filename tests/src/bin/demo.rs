@@ -45,19 +45,33 @@ fn check_machine() -> Result<(), Failed> {
     if disabled.trim() == "2" {
         return Err("io_uring is switched off; switch it on: sysctl kernel.io_uring_disabled=0".into());
     }
-    // The simulated guests' memory and the workers' buffers; registered buffers are locked.
-    const NEEDED_LEN_BYTES: u64 = 8 << 20;
+    check_locked_memory()?;
+    check_direct(std::env::current_exe()?.parent().unwrap_or(Path::new(".")))
+}
+
+/// A user's io_urings and registered buffers are locked memory; root has as much as it likes.
+fn check_locked_memory() -> Result<(), Failed> {
+    const RINGS_LEN_BYTES: u64 = 1 << 20;
+    const BUFFERS_LEN_BYTES: u64 = 8 << 20;
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let line = limits.lines().find_map(|l| l.strip_prefix("Max locked memory")).unwrap_or_default();
     let soft = line.split_whitespace().next().and_then(|n| n.parse::<u64>().ok());
-    if let Some(soft) = soft.filter(|n| *n < NEEDED_LEN_BYTES) {
-        println!(
-            "note: the limit on locked memory is {soft} bytes, buffers are registered from {NEEDED_LEN_BYTES}; \
-             this runs, but slower (fix: ulimit -l {})",
-            NEEDED_LEN_BYTES >> 10
-        );
+    let fix = format!("ulimit -l {}", BUFFERS_LEN_BYTES >> 10);
+    let is_root = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self")?) == 0;
+    match soft.filter(|_| !is_root) {
+        Some(soft) if soft < RINGS_LEN_BYTES => Err(format!(
+            "the limit on locked memory is {soft} bytes, the demo's io_urings need {RINGS_LEN_BYTES}; raise it: {fix}"
+        )
+        .into()),
+        Some(soft) if soft < BUFFERS_LEN_BYTES => {
+            println!(
+                "note: the limit on locked memory is {soft} bytes, buffers are registered from {BUFFERS_LEN_BYTES}; \
+                 this runs, but slower (fix: {fix})"
+            );
+            Ok(())
+        }
+        _ => Ok(()),
     }
-    check_direct(std::env::current_exe()?.parent().unwrap_or(Path::new(".")))
 }
 
 fn check_direct(dir: &Path) -> Result<(), Failed> {
