@@ -9,6 +9,7 @@ mod pool;
 mod queue;
 pub mod request;
 mod rmw;
+mod shortage;
 mod slot;
 pub mod target;
 mod thread;

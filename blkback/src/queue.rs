@@ -28,6 +28,7 @@ use crate::persistent::Cache;
 use crate::pool::Pool;
 use crate::request::Limits;
 use crate::rmw::EdgeOwners;
+use crate::shortage::{Notice, Shortage};
 use crate::slot::{Chunk, ChunkId, Slot, SlotId, Tag};
 use crate::wire::Segment;
 
@@ -173,6 +174,8 @@ pub(crate) struct Queue<G: GrantTable, E> {
     /// Chunks that the kernel could not do now, since when: given to it again after a pause.
     put_off: Vec<ChunkId>,
     put_off_ns: u64,
+    /// How long the kernel has been short.
+    lack: Shortage,
     /// Takes nothing new.
     closing: bool,
     mappings_seen_ns: u64,
@@ -243,6 +246,11 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         (self.event, self.event_held) = (false, false);
         self.events.ack()?;
         Ok(None)
+    }
+
+    /// What an operator has to know of a shortage.
+    pub(crate) fn notice(&mut self) -> Option<Notice> {
+        self.lack.notice(self.now_ns)
     }
 
     /// Waits for something to do.

@@ -9,6 +9,7 @@ use worker::wake::Bell;
 use xenbus::hv::{EventChannel, GrantTable};
 
 use crate::queue::{ConnectError, Next, Parts, Queue, Stop, Terms};
+use crate::shortage::Notice;
 
 /// Longest that what is with the kernel is waited for when the device is given up unanswered.
 const ABANDON_LIMIT: Duration = Duration::from_secs(10);
@@ -39,6 +40,8 @@ pub(crate) enum Report {
     Violation(String),
     /// Our own trouble or the disk's.
     Frozen(String),
+    /// It has waited long for memory of the kernel's, or has it again.
+    Short(Notice),
     /// Let go of everything.
     Stopped,
 }
@@ -127,7 +130,11 @@ fn serve<G: GrantTable, E: EventChannel>(queue: &mut Queue<G, E>, line: &Line) -
             }
             Ok(Command::Connect(_)) | Err(TryRecvError::Empty) => {}
         }
-        match queue.turn()? {
+        let next = queue.turn()?;
+        if let Some(notice) = queue.notice() {
+            line.report(Report::Short(notice));
+        }
+        match next {
             _ if closing && queue.is_idle() => return Ok(true),
             Next::Again => {}
             Next::Wait(limit) => queue.wait(limit)?,

@@ -20,6 +20,7 @@ use xenbus::memory::LocalMemory;
 
 use crate::queue::{Device, Terms};
 use crate::request::Limits;
+use crate::shortage::{self, Notice};
 use crate::target::Target;
 use crate::thread::{Command, Handle, Report};
 
@@ -71,6 +72,8 @@ pub struct Vbd<H> {
     /// Why nothing is answered, told to every splitd anew.
     frozen: Option<String>,
     violation: Option<String>,
+    /// Queues that wait for memory of the kernel's.
+    short: usize,
     /// Queues that serve or are on their way to.
     running: usize,
     closing_since: Option<Instant>,
@@ -100,6 +103,7 @@ where
             connection: None,
             frozen: None,
             violation: None,
+            short: 0,
             running: 0,
             closing_since: None,
             size_seen: Instant::now(),
@@ -316,7 +320,33 @@ where
                 self.control.say(&FromWorker::Violation { reason });
             }
             Report::Frozen(reason) => self.freeze(reason),
+            Report::Short(notice) => self.note_shortage(notice),
             Report::Stopped => self.running = self.running.saturating_sub(1),
+        }
+    }
+
+    /// Requests wait for memory of the kernel's and are tried again until there is some: to the guest as good as frozen, though
+    /// nothing is stopped.
+    fn note_shortage(&mut self, notice: Notice) {
+        match notice {
+            Notice::Lasts => self.short += 1,
+            Notice::Over => self.short = self.short.saturating_sub(1),
+        }
+        match (notice, self.short, self.phase) {
+            (Notice::Lasts, 1, Phase::Connected) => {
+                let reason = format!(
+                    "the kernel has had no memory for I/O for {} s; still trying",
+                    shortage::UNTOLD.as_secs()
+                );
+                tracing::error!(reason, "short of memory");
+                self.frozen = Some(reason.clone());
+                self.control.say(&FromWorker::Frozen { reason });
+            }
+            (Notice::Over, 0, Phase::Connected) => {
+                self.frozen = None;
+                self.control.say(&FromWorker::Thawed);
+            }
+            _ => {}
         }
     }
 

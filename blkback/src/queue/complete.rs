@@ -62,11 +62,12 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     fn chunk_ended(&mut self, id: ChunkId, result: i32) -> Result<(), Stop> {
         let result = crash::disk_fault("data", result);
         let block_mask = self.block_len - 1;
-        let chunk = self.chunk(id);
         match u32::try_from(result) {
             // The file ends here: it shrank since the request was checked.
             Ok(0) => self.chunk_done(id, Err(Counter::IoErrors)),
             Ok(len) => {
+                self.lack.carried_out();
+                let chunk = self.chunk(id);
                 // What is left has to begin with a whole block.
                 let done = chunk.done_bytes.saturating_add(len).min(chunk.len_bytes);
                 chunk.done_bytes = done & !block_mask;
@@ -85,6 +86,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             Err(_) if matches!(-result, libc::EAGAIN | libc::EINTR | libc::ENOMEM) => {
                 self.put_off.push(id);
                 self.put_off_ns = self.now_ns;
+                self.lack.refused(self.now_ns);
                 Ok(())
             }
             Err(_) => {

@@ -23,6 +23,7 @@ use crate::figures::{Counter, Figures};
 use crate::persistent::Cache;
 use crate::pool::Pool;
 use crate::request::Limits;
+use crate::shortage::Shortage;
 use crate::slot::{Chunk, ChunkId, Slot, SlotId, Tag};
 use crate::wire::{self, MAX_DIRECT_SEGMENTS, SEGMENT_LEN, Segment, Status};
 
@@ -182,6 +183,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             shortage: false,
             put_off: Vec::with_capacity(nr_slots * 2),
             put_off_ns: 0,
+            lack: Shortage::default(),
             closing: false,
             mappings_seen_ns: 0,
             started: Instant::now(),
