@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use tracing::Span;
 use worker::message::Fault;
+use worker::sandbox;
 use worker::wake::Bell;
 use xenbus::hv::{EventChannel, GrantTable};
 
@@ -83,6 +84,9 @@ impl Line {
 /// The thread's whole life.
 pub(crate) fn run<G: GrantTable, E: EventChannel>(parts: Parts<G, E>, line: &Line) {
     let _in_log = line.span.enter();
+    if let Err(e) = sandbox::forget_paths() {
+        return line.report(Report::NotReady(e.to_string()));
+    }
     if let Err(e) = parts.uring.enable() {
         return line.report(Report::NotReady(e.to_string()));
     }
