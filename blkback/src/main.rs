@@ -39,7 +39,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     start::share_one_heap();
-    sandbox::close_all_but(arguments.listen_fd)?;
+    sandbox::close_all_but(arguments.listen_fd..=arguments.listen_fd)?;
     let listener = start::adopt_listener(arguments.listen_fd)?;
     match (arguments.host.as_str(), arguments.host.strip_prefix("sim:")) {
         ("xen", _) => Ok(Vbd::new(Xen::default(), listener)?.run()?),

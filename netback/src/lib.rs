@@ -1,2 +1,22 @@
-//! The worker that serves one network interface of one guest: netif's wire format, packets, offloads, the tap. Knows nothing of
-//! xenstore or of the toolstack.
+//! The worker that serves one network interface of one guest. A frame's walk from the guest: `queue` wakes → `xen_ring` copies slots
+//! out → `kept` keeps them → `tx` makes a frame of them → the grant table copies it in → `offload` makes it fit → the tap. And
+//! to the guest: the tap → `offload`, `segment` → `rx` plans its slots → the grant table copies it out → answers. Knows nothing
+//! of xenstore or of the toolstack.
+
+pub mod checksum;
+pub mod credit;
+pub mod figures;
+pub mod headers;
+pub mod kept;
+pub mod offload;
+mod queue;
+pub mod rx;
+pub mod segment;
+mod shared;
+#[allow(unsafe_code)]
+pub mod tap;
+mod thread;
+pub mod tx;
+pub mod vif;
+pub mod vnet;
+pub mod wire;

@@ -140,14 +140,20 @@ impl<M: SharedMemory> BackRing<M> {
 
     /// Asks to be notified of the next request, then looks once more; true if there is one already.
     pub fn final_check(&mut self) -> Result<bool, Overrun> {
-        if self.unconsumed()? > 0 {
+        self.final_check_for(1)
+    }
+
+    /// Asks to be notified once `count` requests wait, then looks once more; true if they do already. `count` is at least 1; a
+    /// backend that needs several slots at once is not woken for each of them.
+    pub fn final_check_for(&mut self, count: u32) -> Result<bool, Overrun> {
+        if self.unconsumed()? >= count {
             return Ok(true);
         }
-        shared::word(&self.mem, Word::ReqEvent).store(self.req_cons.wrapping_add(1), Ordering::Relaxed);
+        shared::word(&self.mem, Word::ReqEvent).store(self.req_cons.wrapping_add(count), Ordering::Relaxed);
         // Pairs with the full barrier in the frontend's RING_PUSH_REQUESTS_AND_CHECK_NOTIFY between storing req_prod and
         // loading req_event: either it sees our req_event, or we see its req_prod.
         fence(Ordering::SeqCst);
-        Ok(self.unconsumed()? > 0)
+        Ok(self.unconsumed()? >= count)
     }
 
     /// Gives the memory back; dropping it unmaps.

@@ -1,6 +1,7 @@
 //! What every worker process is, whatever device it serves: its start order (open → fence → bind → serve), sandbox,
 //! the messages it exchanges with splitd, its journal and counters files, its io_uring loop. Knows nothing of blkif or netif.
 
+pub mod attach;
 pub mod control;
 pub mod counters;
 pub mod crash;

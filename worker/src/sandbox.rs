@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::RangeInclusive;
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, RestrictionStatus, Ruleset, RulesetAttr,
@@ -43,9 +44,9 @@ pub enum SandboxError {
 }
 
 /// Closes every open file above standard error but `keep`.
-pub fn close_all_but(keep: i32) -> io::Result<()> {
-    let keep = u32::try_from(keep).map_err(io::Error::other)?;
-    for (first, last) in [(3, keep - 1), (keep + 1, u32::MAX)] {
+pub fn close_all_but(keep: RangeInclusive<i32>) -> io::Result<()> {
+    let number = |fd: i32| u32::try_from(fd).map_err(io::Error::other);
+    for (first, last) in [(3, number(keep.start() - 1)?), (number(keep.end() + 1)?, u32::MAX)] {
         if first > last {
             continue;
         }
@@ -131,9 +132,11 @@ fn become_user(uid: u32) -> Result<(), SandboxError> {
 }
 
 /// Everything a worker does after it opened its devices. Data goes through io_uring, whose own list is in [`crate::uring`].
-const PLAIN_CALLS: [libc::c_long; 34] = [
+const PLAIN_CALLS: [libc::c_long; 36] = [
     libc::SYS_read,
     libc::SYS_write,
+    libc::SYS_readv,
+    libc::SYS_writev,
     libc::SYS_close,
     libc::SYS_poll,
     libc::SYS_ppoll,

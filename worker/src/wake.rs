@@ -48,9 +48,37 @@ pub fn readable<const N: usize>(
     files: [Option<BorrowedFd<'_>>; N],
     limit: Duration,
 ) -> io::Result<[bool; N]> {
-    let mut polled =
-        files.map(|f| libc::pollfd { fd: f.map_or(-1, |f| f.as_raw_fd()), events: libc::POLLIN, revents: 0 });
-    let limit_ms = libc::c_int::try_from(limit.as_millis()).unwrap_or(libc::c_int::MAX);
+    ready(files.map(|f| f.map(|f| (f, Want::Read))), Some(limit))
+}
+
+/// What a file is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// Something to read.
+    Read,
+    /// Room to write.
+    Write,
+    /// Either.
+    Both,
+}
+
+/// Waits until one of `files` is what it is wanted to be or has hung up, at most for `limit` (`None`: for ever; less than a
+/// millisecond counts as one); says which, in order.
+pub fn ready<const N: usize>(
+    files: [Option<(BorrowedFd<'_>, Want)>; N],
+    limit: Option<Duration>,
+) -> io::Result<[bool; N]> {
+    let mut polled = files.map(|f| {
+        let events = match f.map(|(_, want)| want) {
+            Some(Want::Write) => libc::POLLOUT,
+            Some(Want::Both) => libc::POLLIN | libc::POLLOUT,
+            _ => libc::POLLIN,
+        };
+        libc::pollfd { fd: f.map_or(-1, |(f, _)| f.as_raw_fd()), events, revents: 0 }
+    });
+    let limit_ms = limit.map_or(-1, |limit| {
+        libc::c_int::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(libc::c_int::MAX)
+    });
     let nr = libc::nfds_t::try_from(N).map_err(io::Error::other)?;
     // SAFETY: `polled` has `nr` entries; negative descriptors are passed over.
     if unsafe { libc::poll(polled.as_mut_ptr(), nr, limit_ms) } < 0 {

@@ -89,6 +89,15 @@ impl LocalMemory {
         Some(unsafe { self.base.add(offset) })
     }
 
+    /// The bytes of a range; `None` if it is not inside the area. Not to be called while the kernel has an operation on that range.
+    #[must_use]
+    pub fn bytes_mut(&mut self, offset: usize, len: usize) -> Option<&mut [u8]> {
+        let p = self.address(offset, len)?;
+        // SAFETY: the range is inside the mapping and initialised; this value alone reaches it, and it is borrowed for as long
+        // as the slice lives.
+        Some(unsafe { std::slice::from_raw_parts_mut(p.as_ptr(), len) })
+    }
+
     /// Copies bytes out; false (and nothing copied) if the range is not inside the area.
     #[must_use]
     pub fn read(&self, offset: usize, out: &mut [u8]) -> bool {

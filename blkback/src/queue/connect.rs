@@ -3,8 +3,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use worker::attach::{self, AttachError};
 use worker::crash_point;
 use worker::journal::recover::{Plan, Unusable};
 use worker::journal::{BeginError, Begun, Journal, Shape};
@@ -13,9 +14,8 @@ use worker::message::{Abi, QueueRing, TransferMode};
 use worker::uring::Uring;
 use worker::wake::Bell;
 use xen_ring::{BackRing, Indices};
-use xenbus::hv::{Access, EventChannel, GrantTable, MapError};
+use xenbus::hv::{EventChannel, GrantTable};
 use xenbus::memory::LocalMemory;
-use xenbus::{GrantRef, Port};
 
 use super::{Copies, Device, Queue, Stop, mapped};
 use crate::discard::DiscardLine;
@@ -29,10 +29,6 @@ use crate::wire::{self, MAX_DIRECT_SEGMENTS, SEGMENT_LEN, Segment, Status};
 
 /// A chunk is 256 KiB at most: large enough for the disk, small enough to find room.
 const MAX_PAGES_PER_CHUNK: u32 = 64;
-/// A dead predecessor's port is free again once the kernel has closed its files.
-const BIND_RETRY: Duration = Duration::from_millis(10);
-const BIND_LIMIT: Duration = Duration::from_secs(2);
-const MAP_LIMIT: Duration = Duration::from_secs(10);
 
 /// What a queue's thread has from the worker's start on.
 #[derive(Debug)]
@@ -81,6 +77,15 @@ impl From<Stop> for ConnectError {
     }
 }
 
+impl From<AttachError> for ConnectError {
+    fn from(error: AttachError) -> Self {
+        match error {
+            AttachError::Frontend(why) => Self::Frontend(why),
+            AttachError::Host(why) => Self::Host(why),
+        }
+    }
+}
+
 /// What the frontend was promised, as words that a successor has to find equal.
 fn promised(terms: &Terms) -> Vec<u32> {
     let mut words = vec![
@@ -109,9 +114,9 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     /// Connects and replays; says how many requests a dead predecessor left.
     pub(crate) fn connect(parts: Parts<G, E>, terms: Terms) -> Result<(Self, u32), ConnectError> {
         let Parts { device, mut grants, mut events, mut uring, bell, mut journal, figures, discards } = parts;
-        let mapping = map_ring(&mut grants, &terms.ring)?;
+        let mapping = attach::map_ring(&mut grants, "ring-ref", &terms.ring.ring_refs)?;
         crash_point!("after_map");
-        bind(&mut events, Port(terms.ring.port))?;
+        attach::bind(&mut events, "event-channel", terms.ring.port)?;
         crash_point!("after_bind");
         let slot_len = wire::slot_len(terms.abi);
         let shape_error =
@@ -266,47 +271,4 @@ fn begin(
         BeginError::Unusable(Unusable::Tampered { .. }) => ConnectError::Frontend(e.to_string()),
         BeginError::Unusable(_) | BeginError::Terms(_) => ConnectError::Host(e.to_string()),
     })
-}
-
-fn map_ring<G: GrantTable>(grants: &mut G, ring: &QueueRing) -> Result<G::Mapping, ConnectError> {
-    let refs: Vec<GrantRef> = ring.ring_refs.iter().map(|&r| GrantRef(r)).collect();
-    if !refs.len().is_power_of_two() || refs.len() > xen_ring::MAX_PAGES {
-        return Err(ConnectError::Frontend(format!(
-            "{} ring pages; 1, 2, 4, 8 or 16 are allowed",
-            refs.len()
-        )));
-    }
-    let begun = Instant::now();
-    loop {
-        match grants.map(&refs, Access::ReadWrite) {
-            Ok(mapping) => return Ok(mapping),
-            Err(MapError::BadGrant) => {
-                return Err(ConnectError::Frontend(format!(
-                    "ring-ref {:?} was not granted to us",
-                    ring.ring_refs
-                )));
-            }
-            Err(MapError::Shortage(e)) if begun.elapsed() > MAP_LIMIT => {
-                return Err(ConnectError::Host(format!("no room to map the ring: {e}")));
-            }
-            Err(MapError::Shortage(_)) => std::thread::sleep(BIND_RETRY),
-            Err(MapError::Host(e)) => return Err(ConnectError::Host(format!("mapping the ring: {e}"))),
-        }
-    }
-}
-
-fn bind<E: EventChannel>(events: &mut E, port: Port) -> Result<(), ConnectError> {
-    let begun = Instant::now();
-    loop {
-        match events.bind(port) {
-            Ok(()) => return Ok(()),
-            Err(e) if e.kind() == std::io::ErrorKind::InvalidInput && begun.elapsed() < BIND_LIMIT => {
-                std::thread::sleep(BIND_RETRY);
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::InvalidInput => {
-                return Err(ConnectError::Frontend(format!("event-channel {port} is not for us to bind")));
-            }
-            Err(e) => return Err(ConnectError::Host(format!("binding event-channel {port}: {e}"))),
-        }
-    }
 }

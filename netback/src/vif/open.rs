@@ -1,0 +1,130 @@
+//! `OpenVif`: everything that needs privileges, in order, then the end of them. Knows nothing of the frontend beside its number.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use worker::counters;
+use worker::message::{Fault, OpenVif, Phase};
+use worker::sandbox;
+use worker::wake::Bell;
+use xenbus::DomId;
+use xenbus::hv::Hypervisor;
+
+use super::{Held, Vif};
+use crate::figures::{self, Figures};
+use crate::kept::Kept;
+use crate::queue::Parts;
+use crate::shared::Shared;
+use crate::tap::{self, TapQueue};
+use crate::thread::{self, Handle, Line, Report};
+
+/// More queues than that gain nothing and cost each a thread.
+const MAX_QUEUES: u16 = 64;
+const THREAD_STACK_LEN: usize = 256 << 10;
+/// evtchn's bind.
+pub(super) const BIND: u32 = 0x8_4501;
+/// gntdev's map.
+pub(super) const MAP: u32 = 0x18_4700;
+/// What is left of ioctl: evtchn's bind, unbind, notify, reset; gntdev's map, unmap, copy; a tap's carrier and queues; a socket's
+/// FIONBIO.
+const IOCTLS: [u32; 10] =
+    [BIND, 0x4_4503, 0x4_4504, 0x4505, MAP, 0x10_4701, 0x10_4708, tap::SET_QUEUE, tap::SET_CARRIER, 0x5421];
+const READY_LIMIT: Duration = Duration::from_secs(30);
+
+impl<H: Hypervisor> Vif<H>
+where
+    H::Grants: 'static,
+    H::Events: 'static,
+{
+    pub(super) fn open(&mut self, open: &OpenVif) -> Result<(), (Fault, String)> {
+        check(open, self.nr_taps)?;
+        self.span = tracing::info_span!("vif", frontend = open.frontend, devid = open.devid);
+        let host = |what: &str, e: &dyn std::fmt::Display| (Fault::Host, format!("{what}: {e}"));
+        let shared = Arc::new(Shared::new(&open.settings));
+        let taps = TapQueue::adopt(open.max_queues, open.link).map_err(|e| host("tap", &e))?;
+        if let Some(first) = taps.first() {
+            // What this guest cannot take is done here, frame by frame: the tap hands out more than any guest takes anyway.
+            first.set_offload(true, true).map_err(|e| host("TUNSETOFFLOAD", &e))?;
+        }
+        let counters =
+            counters::open(&open.run_dir.join("counters"), &figures::NAMES, open.max_queues.into())
+                .map_err(|e| host("counters file", &e))?;
+        let mut queues = Vec::new();
+        for (number, (counters, tap)) in counters.into_iter().zip(taps).enumerate() {
+            let handle = self
+                .spawn(number, open, &shared, tap, Figures(counters))
+                .map_err(|e| host(&format!("queue {number}"), &e))?;
+            queues.push(handle);
+        }
+        self.wait_until_ready(queues.len())?;
+        if !sandbox::forget_paths().map_err(|e| host("giving up paths", &e))? {
+            tracing::info!("no Landlock in this kernel; the system call filter stands alone");
+        }
+        sandbox::lock_in(open.uid, &IOCTLS).map_err(|e| host("giving up privileges", &e))?;
+        self.phase = Phase::Opened;
+        self.held = Some(Held { shared, queues });
+        Ok(())
+    }
+
+    fn spawn(
+        &self,
+        number: usize,
+        open: &OpenVif,
+        shared: &Arc<Shared>,
+        tap: TapQueue,
+        figures: Figures,
+    ) -> anyhow::Result<Handle> {
+        let frontend = DomId(open.frontend);
+        let bell = Bell::new()?;
+        let parts = Parts {
+            shared: Arc::clone(shared),
+            grants: self.host.open_grants(frontend)?,
+            events: [self.host.open_events(frontend)?, self.host.open_events(frontend)?],
+            tap,
+            bell: bell.clone(),
+            kept: Kept::open(&open.run_dir.join(format!("kept-{number}")))?,
+            figures,
+        };
+        let (commands, for_thread) = crossbeam_channel::unbounded();
+        let line = Line {
+            number,
+            commands: for_thread,
+            reports: self.reporter.clone(),
+            bell: self.bell.clone(),
+            span: self.span.clone(),
+        };
+        std::thread::Builder::new()
+            .name(format!("queue-{number}"))
+            .stack_size(THREAD_STACK_LEN)
+            .spawn(move || thread::run(parts, &line))?;
+        Ok(Handle { commands, bell })
+    }
+
+    fn wait_until_ready(&self, nr_queues: usize) -> Result<(), (Fault, String)> {
+        for _ in 0..nr_queues {
+            match self.reports.recv_timeout(READY_LIMIT) {
+                Ok((_, Report::Ready)) => {}
+                Ok((number, Report::NotReady(why))) => {
+                    return Err((Fault::Host, format!("queue {number}: {why}")));
+                }
+                Ok((number, other)) => return Err((Fault::Host, format!("queue {number}: {other:?}"))),
+                Err(e) => return Err((Fault::Host, format!("a queue's thread did not start: {e}"))),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check(open: &OpenVif, nr_taps: u16) -> Result<(), (Fault, String)> {
+    let refuse = |why: String| Err((Fault::Host, why));
+    if open.frontend >= DomId::FIRST_RESERVED.0 {
+        return refuse(format!("frontend {}: not a guest's number", open.frontend));
+    }
+    if !(1..=MAX_QUEUES).contains(&open.max_queues) {
+        return refuse(format!("max_queues {}: 1 to {MAX_QUEUES} are allowed", open.max_queues));
+    }
+    if open.max_queues > nr_taps {
+        return refuse(format!("max_queues {}: {nr_taps} queues of the tap were given", open.max_queues));
+    }
+    Ok(())
+}
