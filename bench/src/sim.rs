@@ -90,7 +90,7 @@ impl Bed {
         let socket = run_dir.join("control.sock");
         let listener = UnixListener::bind(&socket)?;
         let host_argument = format!("sim:{}", dir.path().display());
-        let worker = Handle::spawn(blkback, &host_argument, &listener)
+        let worker = Handle::spawn(blkback, &host_argument, &listener, &[])
             .with_context(|| format!("cannot start {}", blkback.display()))?;
         let stream = UnixStream::connect(&socket)?;
         stream.set_read_timeout(Some(SILENCE_LIMIT))?;

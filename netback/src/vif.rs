@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender};
 use tracing::Span;
 use worker::control::{Control, Heard};
-use worker::message::{self, ConnectVif, Fault, FromWorker, OpenVif, Phase, ToWorker, VifSettings};
+use worker::message::{self, ConnectVif, Fault, FromWorker, Phase, ToWorker, VifSettings};
 use worker::sandbox;
 use worker::wake::Bell;
 use xenbus::hv::Hypervisor;

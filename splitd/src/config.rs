@@ -13,8 +13,10 @@ use crate::id::Kind;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Whose devices.
+    /// Whose disks.
     pub serve: Serve,
+    /// Whose network interfaces.
+    pub serve_vifs: ServeVifs,
     /// Offer `feature-persistent`; else all data goes by grant copy.
     pub persistent: bool,
     /// `multi-queue-max-queues`
@@ -45,6 +47,18 @@ pub enum Serve {
     Domains(Vec<String>),
 }
 
+/// Whose network interfaces are served. Stock scripts carry no word of ours, so they are named by domain.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServeVifs {
+    /// Nobody's.
+    None,
+    /// All that no kernel driver is bound to.
+    All,
+    /// Those of domains whose name matches one of these (`*` and `?`).
+    Domains(Vec<String>),
+}
+
 /// A worker that dies this often in that time is not started again until `splitctl restart`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -59,6 +73,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             serve: Serve::Script,
+            serve_vifs: ServeVifs::None,
             persistent: false,
             max_queues: NonZeroU16::MIN.saturating_add(3),
             max_ring_page_order: 4,
@@ -117,11 +132,25 @@ impl Serve {
                 let name = script.and_then(|script| script.rsplit('/').next()).unwrap_or_default();
                 kind == Kind::Vbd3 || name.starts_with("block-splitd") || name.ends_with("block-splitd")
             }
-            Self::Domains(globs) => {
-                domain_name.is_some_and(|name| globs.iter().any(|g| glob(g.as_bytes(), name.as_bytes())))
-            }
+            Self::Domains(globs) => any_glob(globs, domain_name),
         }
     }
+}
+
+impl ServeVifs {
+    /// Whether a guest's interfaces are ours to serve, kernel drivers apart.
+    #[must_use]
+    pub fn includes(&self, domain_name: Option<&str>) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::Domains(globs) => any_glob(globs, domain_name),
+        }
+    }
+}
+
+fn any_glob(globs: &[String], domain_name: Option<&str>) -> bool {
+    domain_name.is_some_and(|name| globs.iter().any(|g| glob(g.as_bytes(), name.as_bytes())))
 }
 
 /// `*` stands for any run of bytes, `?` for any one.
@@ -195,6 +224,8 @@ mod tests {
             assert_eq!(domains.includes(Kind::Vbd, None, Some(name)), served, "{name}");
         }
         assert!(!domains.includes(Kind::Vbd, None, None));
+        assert!(ServeVifs::All.includes(None) && !ServeVifs::None.includes(Some("web-1")));
+        assert!(ServeVifs::Domains(vec!["web-*".to_owned()]).includes(Some("web-1")));
         assert!(glob(b"a*b*c", b"a-bb-b-c") && !glob(b"a*b*c", b"a-bb-b-d"));
     }
 }

@@ -16,15 +16,16 @@ use worker::message::Opened;
 use xenbus::DomId;
 use xenbus::store::{Address, Changed, Error, Paths, Store};
 
-use crate::config::Config;
+use crate::config::{Config, ServeVifs};
 use crate::control::{self, Answers};
 use crate::device::{Answer, Command, Device, Host, Mailbox};
-use crate::id::{self, DISKS, DeviceId, Kind};
+use crate::id::{self, DeviceId, Kind};
 use crate::kernel::Sys;
 use crate::nodes;
 use crate::protocol::Verb;
 use crate::report::Row;
 use crate::select;
+use crate::tap::Links;
 
 /// Between attempts to reach a store that is not up yet.
 const STORE_RETRY: Duration = Duration::from_millis(500);
@@ -51,8 +52,10 @@ pub struct Options {
     pub config: PathBuf,
     /// `/run/splitd`
     pub run_dir: PathBuf,
-    /// The worker's program.
+    /// The program that serves disks.
     pub blkback: PathBuf,
+    /// The program that serves network interfaces.
+    pub netback: PathBuf,
     /// `/sys`
     pub sys_dir: PathBuf,
 }
@@ -80,8 +83,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         backend: own_domain(&store).await,
         store,
         config,
+        links: Links::of_host(&options.host),
         host: options.host,
         blkback: options.blkback,
+        netback: options.netback,
         run_dir: options.run_dir.clone(),
         sys: Sys::new(&options.sys_dir),
         sharing: RefCell::default(),
@@ -102,7 +107,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     tokio::task::spawn_local(async move { bus.share_bus().await });
     daemon.bus_changed.notify_one();
     let devices = daemon.devices.borrow().len();
-    info!("ready: {devices} disks");
+    info!("ready: {devices} devices");
     ready(devices);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -129,7 +134,7 @@ fn make_run_dir(dir: &Path) -> anyhow::Result<()> {
 /// Tells systemd; a host without it is not told.
 fn ready(devices: usize) {
     use sd_notify::NotifyState;
-    let status = format!("{devices} disks");
+    let status = format!("{devices} devices");
     if let Err(trouble) = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&status)]) {
         warn!("systemd: {trouble}");
     }
@@ -194,7 +199,7 @@ impl Daemon {
     }
 
     async fn scan(self: &Rc<Self>) {
-        for kind in DISKS {
+        for kind in Kind::ALL {
             if let Err(trouble) = self.scan_kind(kind).await {
                 warn!("{trouble}");
             }
@@ -298,7 +303,10 @@ impl Daemon {
 
     fn is_the_kernels(&self, name: &str) -> bool {
         let kind = name.split('-').next().unwrap_or_default();
-        if DISKS.iter().all(|disk| disk.backend_name() != kind) {
+        if Kind::ALL.iter().all(|known| known.backend_name() != kind) {
+            return true;
+        }
+        if kind == Kind::Vif.backend_name() && self.host.config.serve_vifs == ServeVifs::None {
             return true;
         }
         let reports = self.host.reports.borrow();

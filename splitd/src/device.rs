@@ -12,8 +12,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{error, info, warn};
 use worker::message::{Opened, ToWorker};
+use xenbus::DomId;
 use xenbus::store::Store;
-use xenbus::{DomId, XenbusState as State};
 
 use crate::allowance::Allowance;
 use crate::config::Config;
@@ -21,16 +21,19 @@ use crate::crashes::{Crashes, Verdict};
 use crate::id::{self, DeviceId, Kind};
 use crate::kernel::Sys;
 use crate::observe::{self, Blind, Look, Toolstack};
-use crate::record::Record;
+use crate::record::{Opening, Record};
 use crate::report::Report;
 use crate::sharing::Registry;
 use crate::step::{self, Action, Frontend, Worker, step};
+use crate::tap::{Links, Tap};
 use crate::worker_link::{News, WorkerLink};
 
 mod actions;
 mod adoption;
 mod launching;
 mod news;
+mod ownership;
+mod vif;
 
 /// Longest wait for the store at one look; a store that stalls must not keep us from a dead worker.
 const LOOK_TIME: Duration = Duration::from_secs(5);
@@ -63,8 +66,12 @@ pub struct Host {
     pub config: Config,
     /// What workers are told: `xen` or `sim:DIR`.
     pub host: String,
-    /// The worker's program.
+    /// The program that serves disks.
     pub blkback: PathBuf,
+    /// The program that serves network interfaces.
+    pub netback: PathBuf,
+    /// What network interfaces have for taps.
+    pub links: Links,
     /// `/run/splitd`
     pub run_dir: PathBuf,
     /// `/sys`
@@ -108,6 +115,8 @@ pub(crate) struct Device {
     generation: u64,
     news: mpsc::Sender<(u64, News)>,
     record: Option<Record>,
+    /// A network interface's.
+    tap: Option<Tap>,
     violation: Option<String>,
     error_written: bool,
     toolstack: Option<Toolstack>,
@@ -148,6 +157,7 @@ impl Device {
             generation: 0,
             news,
             record: None,
+            tap: None,
             violation: None,
             error_written: false,
             toolstack: None,
@@ -263,6 +273,8 @@ impl Device {
             connection: self.connected(),
             violation: self.violation.is_some(),
             backoff: self.retry_at.is_some(),
+            is_vif: self.id.kind == Kind::Vif,
+            settings_stale: self.settings_stale(),
             capacity_sectors: self.opened().map(|opened| opened.capacity_sectors),
         }
     }
@@ -273,39 +285,6 @@ impl Device {
 
     fn opened(&self) -> Option<&Opened> {
         self.record.as_ref()?.opened.as_ref()
-    }
-
-    /// Whose device it is can only change while we have nothing to do with it.
-    async fn judge_ownership(&mut self, look: &Look) {
-        let free = matches!(self.worker, Worker::Absent) && !self.connected();
-        let state = look.observed.backend.map(|backend| backend.state);
-        if !free || state.is_none() || (self.decided && state != Some(State::Initialising)) {
-            return;
-        }
-        self.decided = true;
-        self.not_ours = match self.host.sys.bound_driver(&self.id) {
-            Some(driver) => Some(format!("the kernel's driver {driver} is bound to it")),
-            None if self.id.kind == Kind::Vbd && self.host.sys.takes_new_disks() => Some(
-                "the kernel's disk backend is loaded and takes every new disk: splitctl takeover".to_owned(),
-            ),
-            None => match observe::toolstack(&self.host.store, self.id).await {
-                Ok(toolstack) => {
-                    let serve = &self.host.config.serve;
-                    let ours = serve.includes(
-                        self.id.kind,
-                        toolstack.script.as_deref(),
-                        toolstack.domain_name.as_deref(),
-                    );
-                    self.toolstack = Some(toolstack);
-                    (!ours).then(|| "it is not among those that `serve` in splitd.toml names".to_owned())
-                }
-                Err(trouble) => {
-                    self.decided = false;
-                    self.look_at = Some(Instant::now() + RETRY);
-                    Some(trouble.to_string())
-                }
-            },
-        };
     }
 
     async fn obey(&mut self, command: Command) {
@@ -431,9 +410,9 @@ impl Device {
     }
 
     fn target_text(&self) -> String {
-        match &self.record {
-            Some(record) => record.open.target.display().to_string(),
-            None => self.id.to_string(),
+        match self.record.as_ref().map(|record| &record.open) {
+            Some(Opening::Disk(open)) => open.target.display().to_string(),
+            Some(Opening::Vif(_)) | None => self.id.to_string(),
         }
     }
 
@@ -450,6 +429,7 @@ impl Device {
             worker: self.worker,
             pid: self.link.as_ref().map(WorkerLink::pid),
             record: self.record.clone(),
+            tap: self.tap.as_ref().map(Tap::name),
             domain_name: self.toolstack.as_ref().and_then(|t| t.domain_name.clone()),
             alarm: self.alarm.clone(),
             not_ours: self.not_ours.clone(),
@@ -463,6 +443,7 @@ impl Device {
         info!(device = %self.id, "gone");
         self.answer_script(Err(format!("{}: removed meanwhile", self.id)));
         self.host.sharing.borrow_mut().release(self.id);
+        self.remove_tap();
         self.host.reports.borrow_mut().remove(&self.id);
         if let Some(path) = self.watched.take()
             && let Err(trouble) = self.host.store.unwatch(&path, &frontend_token(self.id)).await

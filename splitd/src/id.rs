@@ -11,7 +11,7 @@ pub const DISKS: [Kind; 2] = [Kind::Vbd, Kind::Vbd3];
 /// The device that a node in or below its backend directory belongs to.
 #[must_use]
 pub fn of_backend_path(path: &str) -> Option<DeviceId> {
-    DeviceId::split_backend_path(path).map(|(device, _)| device).filter(is_disk)
+    DeviceId::split_backend_path(path).map(|(device, _)| device).filter(is_possible)
 }
 
 /// `vbd-5-51712`
@@ -20,18 +20,24 @@ pub fn dir_name(device: &DeviceId) -> String {
     format!("{}-{}-{}", device.kind.backend_name(), device.frontend, device.devid)
 }
 
-/// The disk of `backend` that [`dir_name`] made a name of.
+/// The device of `backend` that [`dir_name`] made a name of.
 #[must_use]
 pub fn from_dir_name(name: &str, backend: DomId) -> Option<DeviceId> {
     let path = format!("backend/{}", name.replacen('-', "/", 2));
     let (device, rest) = DeviceId::split_xenbus_path(&path, backend)?;
-    (rest.is_empty() && is_disk(&device) && dir_name(&device) == name).then_some(device)
+    (rest.is_empty() && is_possible(&device) && dir_name(&device) == name).then_some(device)
+}
+
+/// Of a domain that can exist.
+#[must_use]
+pub fn is_possible(device: &DeviceId) -> bool {
+    device.frontend < DomId::FIRST_RESERVED
 }
 
 /// A disk of a domain that can exist.
 #[must_use]
 pub fn is_disk(device: &DeviceId) -> bool {
-    DISKS.contains(&device.kind) && device.frontend < DomId::FIRST_RESERVED
+    DISKS.contains(&device.kind) && is_possible(device)
 }
 
 #[cfg(test)]
@@ -44,16 +50,11 @@ mod tests {
         let device = DeviceId { backend: DomId(0), kind: Kind::Vbd, frontend: DomId(5), devid: 51712 };
         assert_eq!(dir_name(&device), "vbd-5-51712");
         assert_eq!(from_dir_name("vbd-5-51712", DomId(0)), Some(device));
-        for name in [
-            "vbd-5",
-            "vbd-5-51712-1",
-            "vbd-05-51712",
-            "vif-5-0",
-            "vbd-32752-1",
-            "vbd/5/51712",
-            "splitd.sock",
-            "",
-        ] {
+        let vif = DeviceId { kind: Kind::Vif, devid: 0, ..device };
+        assert_eq!(from_dir_name("vif-5-0", DomId(0)), Some(vif));
+        for name in
+            ["vbd-5", "vbd-5-51712-1", "vbd-05-51712", "vbd-32752-1", "vbd/5/51712", "splitd.sock", ""]
+        {
             assert_eq!(from_dir_name(name, DomId(0)), None, "{name}");
         }
     }

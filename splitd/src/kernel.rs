@@ -35,10 +35,10 @@ impl Sys {
         self.root.join("bus/xen-backend")
     }
 
-    /// The driver that is bound to a disk.
+    /// The driver that is bound to a device.
     #[must_use]
     pub fn bound_driver(&self, device: &DeviceId) -> Option<String> {
-        if device.kind != Kind::Vbd {
+        if device.kind == Kind::Vbd3 {
             return None;
         }
         self.driver_of(&id::dir_name(device))
@@ -52,10 +52,20 @@ impl Sys {
     /// The kernel's disk backend.
     #[must_use]
     pub fn blkback(&self) -> Driver {
-        let module = self.root.join("module/xen_blkback");
+        self.backend("xen_blkback", "vbd")
+    }
+
+    /// The kernel's network backend.
+    #[must_use]
+    pub fn netback(&self) -> Driver {
+        self.backend("xen_netback", "vif")
+    }
+
+    fn backend(&self, module: &str, driver: &str) -> Driver {
+        let module = self.root.join("module").join(module);
         if module.join("initstate").exists() {
             Driver::Module
-        } else if module.exists() || self.bus().join("drivers/vbd").exists() {
+        } else if module.exists() || self.bus().join("drivers").join(driver).exists() {
             Driver::BuiltIn
         } else {
             Driver::Absent
@@ -95,6 +105,12 @@ impl Sys {
     #[must_use]
     pub fn takes_new_disks(&self) -> bool {
         self.blkback() != Driver::Absent && self.autoprobe() == Some(true)
+    }
+
+    /// Likewise for network interfaces.
+    #[must_use]
+    pub fn takes_new_vifs(&self) -> bool {
+        self.netback() != Driver::Absent && self.autoprobe() == Some(true)
     }
 
     /// Lets drivers take new devices by themselves, or not.

@@ -1,4 +1,5 @@
-//! The resident daemon: watches xenstore, decides, starts and supervises one worker per disk, and answers `splitctl`. Knows
+//! The resident daemon: watches xenstore, decides, starts and supervises one worker per disk or
+//! network interface, and answers `splitctl`. Knows
 //! nothing of rings or requests, never touches a guest's memory and never opens or stats a target.
 
 pub mod allowance;
@@ -23,5 +24,7 @@ pub mod select;
 pub mod sharing;
 pub mod stats;
 pub mod step;
+#[allow(unsafe_code)]
+pub mod tap;
 pub mod together;
 pub mod worker_link;

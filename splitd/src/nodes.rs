@@ -11,6 +11,8 @@ use worker::message::{Abi, QueueRing};
 /// Nodes of one directory by their name relative to it.
 pub type Nodes = BTreeMap<String, Vec<u8>>;
 
+pub mod vif;
+
 /// The largest port there can be, plus one (2-level ABI has fewer, FIFO has 2^17).
 const PORTS_END: u32 = 1 << 17;
 

@@ -1,13 +1,14 @@
 //! Reading a device from xenstore: what `step` needs each time, and the rest when a worker is launched or connected. Every value
 //! is read once and parsed from that copy. Knows nothing of what is done about it.
 
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 use xenbus::store::{Error, Nodes as View, Store};
 use xenbus::{DomId, XenbusState as State};
 
 use crate::id::{DeviceId, Kind};
-use crate::nodes::{self, BadNode, Choices, Nodes, Offer};
+use crate::nodes::{self, BadNode, Choices, Nodes, Offer, vif};
 use crate::sharing::Access;
 use crate::step::{Backend, Frontend, Observed};
 use crate::together;
@@ -20,6 +21,8 @@ const PATH_LEN_MAX: usize = 4095;
 pub struct Look {
     /// For `step`.
     pub observed: Observed,
+    /// `rate` of a vif.
+    pub rate: Option<String>,
     /// The frontend's directory, once the backend's names it.
     pub frontend_path: Option<String>,
 }
@@ -67,7 +70,13 @@ async fn nodes_of(
 
 /// Looks at a device.
 pub async fn look(store: &Store, id: DeviceId) -> Result<Look, Blind> {
-    let ours = ["state", "online", "hotplug-status", "sectors", "frontend"];
+    let ours = [
+        "state",
+        "online",
+        "hotplug-status",
+        if id.kind == Kind::Vif { "rate" } else { "sectors" },
+        "frontend",
+    ];
     let nodes = nodes_of(store, &id.backend_dir(), ours).await?;
     let get = |name: &str| nodes.get(name).map(Vec::as_slice);
     let Some(state) = get("state") else {
@@ -76,7 +85,7 @@ pub async fn look(store: &Store, id: DeviceId) -> Result<Look, Blind> {
             return Err(Blind::StoreAway);
         }
         let observed = Observed { backend: None, frontend: Frontend::Gone };
-        return Ok(Look { observed, frontend_path: None });
+        return Ok(Look { observed, rate: None, frontend_path: None });
     };
     let frontend_path = frontend_path(id, get("frontend"));
     let frontend = match &frontend_path {
@@ -97,7 +106,8 @@ pub async fn look(store: &Store, id: DeviceId) -> Result<Look, Blind> {
         script_done: get("hotplug-status") == Some(b"connected"),
         sectors: get("sectors").and_then(nodes::big_number),
     };
-    Ok(Look { observed: Observed { backend: Some(backend), frontend }, frontend_path })
+    let rate = get("rate").map(|value| String::from_utf8_lossy(value).into_owned());
+    Ok(Look { observed: Observed { backend: Some(backend), frontend }, rate, frontend_path })
 }
 
 /// The guest's home, outside of which nothing of a frontend is ever looked for.
@@ -229,6 +239,25 @@ pub async fn frontend(
     let taken = nodes_of(store, dir, nodes::queue_node_names(&choices)).await?;
     let queues = nodes::queues(&taken, &choices).map_err(Unusable::Bad)?;
     Ok((choices, queues))
+}
+
+/// Reads what a network frontend that is ready has written.
+pub async fn vif_frontend(
+    store: &Store,
+    dir: &str,
+    max_queues: NonZeroU16,
+) -> Result<(vif::Choices, Vec<worker::message::VifRing>), Unusable> {
+    let taken = nodes_of(store, dir, vif::CHOICE_NODES).await?;
+    let choices = vif::choices(&taken, max_queues).map_err(Unusable::Bad)?;
+    let taken = nodes_of(store, dir, vif::queue_node_names(choices.queues)).await?;
+    let queues = vif::queues(&taken, choices.queues).map_err(Unusable::Bad)?;
+    Ok((choices, queues))
+}
+
+/// Reads what a network frontend may change while it is connected.
+pub async fn vif_headroom(store: &Store, dir: &str) -> Result<u16, Unusable> {
+    let value = node(store, &format!("{dir}/xdp-headroom")).await?;
+    vif::headroom(value.as_deref()).map_err(Unusable::Bad)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What a backend publishes of a disk: before it knows the target, and once it does. Pure. Knows nothing of transactions or states.
+//! What a backend publishes of a device; of a disk before it knows the target, and once it does. Pure. Knows nothing of transactions or states.
 
 use worker::message::Opened;
 
@@ -29,6 +29,23 @@ pub fn before_target(config: &Config, toolstack: &Toolstack) -> Pairs {
         ("feature-flush-cache", bit(true)),
         ("feature-discard", bit(toolstack.discard)),
         ("feature-persistent", bit(config.persistent)),
+    ]
+}
+
+/// A network interface's, at state 2.
+#[must_use]
+pub fn vif(config: &Config) -> Pairs {
+    vec![
+        ("feature-sg", bit(true)),
+        ("feature-gso-tcpv4", bit(true)),
+        ("feature-gso-tcpv6", bit(true)),
+        ("feature-ipv6-csum-offload", bit(true)),
+        ("feature-rx-copy", bit(true)),
+        ("feature-rx-flip", bit(false)),
+        ("feature-xdp-headroom", bit(true)),
+        ("feature-multicast-control", bit(true)),
+        ("feature-split-event-channels", bit(true)),
+        ("multi-queue-max-queues", config.max_queues.to_string()),
     ]
 }
 

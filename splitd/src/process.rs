@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use worker::message::LISTEN_FD;
+use worker::message::{LISTEN_FD, TAP_FD};
 
 use crate::record::Process;
 
@@ -24,14 +24,22 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Starts a worker. It gets the listening socket and our stderr, nothing else that we have open, and a session of its own.
-    pub fn spawn(program: &Path, host: &str, listener: &UnixListener) -> io::Result<Self> {
+    /// Starts a worker. It gets the listening socket, `taps` behind it, and our stderr, nothing else that we have open, and a session
+    /// of its own.
+    pub fn spawn(program: &Path, host: &str, listener: &UnixListener, taps: &[OwnedFd]) -> io::Result<Self> {
         let listen_fd = listener.as_raw_fd();
+        let first_free = TAP_FD + RawFd::try_from(taps.len()).map_err(io::Error::other)?;
+        // Out of the way of the numbers that they are to have.
+        let lifted = taps.iter().map(|tap| lift(tap, first_free)).collect::<io::Result<Vec<_>>>()?;
+        let numbers: Vec<RawFd> = lifted.iter().map(AsRawFd::as_raw_fd).collect();
         let mut command = Command::new(program);
         command.arg("--listen-fd").arg(LISTEN_FD.to_string()).arg("--host").arg(host);
+        if !taps.is_empty() {
+            command.arg("--tap-fds").arg(taps.len().to_string());
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).current_dir("/");
         // SAFETY: the closure only makes async-signal-safe system calls on plain integers.
-        unsafe { command.pre_exec(move || prepare(listen_fd)) };
+        unsafe { command.pre_exec(move || prepare(listen_fd, &numbers)) };
         let child = command.spawn()?;
         let process = Process::find(child.id())
             .ok_or_else(|| io::Error::other(format!("process {} is not in /proc", child.id())))?;
@@ -82,8 +90,20 @@ impl Handle {
     }
 }
 
+/// A copy whose number is `first` or higher, closed at exec.
+fn lift(file: &OwnedFd, first: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: plain numbers; a non-negative result is a new descriptor that nobody else owns.
+    unsafe {
+        let fd = libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, first);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
 /// Between fork and exec.
-fn prepare(listen_fd: RawFd) -> io::Result<()> {
+fn prepare(listen_fd: RawFd, taps: &[RawFd]) -> io::Result<()> {
     // SAFETY: each call takes plain integers; dup2 clears close-on-exec on its copy.
     unsafe {
         if libc::setsid() == -1 {
@@ -96,8 +116,15 @@ fn prepare(listen_fd: RawFd) -> io::Result<()> {
         } else if libc::dup2(listen_fd, LISTEN_FD) == -1 {
             return Err(io::Error::last_os_error());
         }
+        let mut next = TAP_FD;
+        for &tap in taps {
+            if libc::dup2(tap, next) == -1 {
+                return Err(io::Error::last_os_error());
+            }
+            next += 1;
+        }
         // Marked rather than closed: the standard library reports a failed exec through one of them.
-        let first = libc::c_uint::try_from(LISTEN_FD + 1).unwrap_or(4);
+        let first = libc::c_uint::try_from(next).unwrap_or(4);
         if libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) == -1 {
             return Err(io::Error::last_os_error());
         }

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use worker::message::{Connect, Open, Opened};
+use worker::message::{Connect, ConnectVif, Open, OpenVif, Opened, ToWorker};
 
 /// The file's format; one that is newer is not understood.
 const VERSION: u32 = 1;
@@ -16,6 +16,84 @@ const FILE: &str = "launch.json";
 /// Longest file that is read.
 const LEN_MAX: u64 = 1 << 20;
 
+/// What a worker was told to open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Opening {
+    /// A network interface, which alone has a `link`.
+    Vif(OpenVif),
+    /// A disk.
+    Disk(Open),
+}
+
+impl Opening {
+    /// UUID of the guest's virtual machine.
+    #[must_use]
+    pub fn vm_uuid(&self) -> &str {
+        match self {
+            Self::Vif(open) => &open.vm_uuid,
+            Self::Disk(open) => &open.vm_uuid,
+        }
+    }
+
+    /// A disk's.
+    #[must_use]
+    pub fn disk(&self) -> Option<&Open> {
+        match self {
+            Self::Vif(_) => None,
+            Self::Disk(open) => Some(open),
+        }
+    }
+
+    /// As it is said.
+    #[must_use]
+    pub fn message(&self) -> ToWorker {
+        match self {
+            Self::Vif(open) => ToWorker::OpenVif(open.clone()),
+            Self::Disk(open) => ToWorker::Open(open.clone()),
+        }
+    }
+}
+
+/// What a worker was told to serve.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Connection {
+    /// A network frontend, which alone has `features`.
+    Vif(ConnectVif),
+    /// A disk's.
+    Disk(Connect),
+}
+
+impl Connection {
+    /// Its number.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        match self {
+            Self::Vif(connect) => connect.connection,
+            Self::Disk(connect) => connect.connection,
+        }
+    }
+
+    /// A disk's.
+    #[must_use]
+    pub fn disk(&self) -> Option<&Connect> {
+        match self {
+            Self::Vif(_) => None,
+            Self::Disk(connect) => Some(connect),
+        }
+    }
+
+    /// As it is said.
+    #[must_use]
+    pub fn message(&self) -> ToWorker {
+        match self {
+            Self::Vif(connect) => ToWorker::ConnectVif(connect.clone()),
+            Self::Disk(connect) => ToWorker::Connect(connect.clone()),
+        }
+    }
+}
+
 /// A worker and what it was told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -23,11 +101,11 @@ pub struct Record {
     /// Its process.
     pub process: Option<Process>,
     /// What it was told to open.
-    pub open: Open,
+    pub open: Opening,
     /// What that turned out to be.
     pub opened: Option<Opened>,
     /// The connection that it serves; a successor is told the same.
-    pub connect: Option<Connect>,
+    pub connect: Option<Connection>,
 }
 
 /// A process that cannot be mistaken for a later one with the same number.
@@ -42,7 +120,7 @@ pub struct Process {
 impl Record {
     /// A worker that is about to be launched.
     #[must_use]
-    pub fn new(open: Open) -> Self {
+    pub fn new(open: Opening) -> Self {
         Self { version: VERSION, process: None, open, opened: None, connect: None }
     }
 
@@ -133,7 +211,7 @@ mod tests {
     fn records_survive() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Record::load(dir.path()).unwrap(), None);
-        let mut record = Record::new(open());
+        let mut record = Record::new(Opening::Disk(open()));
         record.store(dir.path()).unwrap();
         record.process = Process::find(std::process::id());
         record.store(dir.path()).unwrap();
@@ -141,6 +219,31 @@ mod tests {
         Record::remove(dir.path()).unwrap();
         Record::remove(dir.path()).unwrap();
         assert_eq!(Record::load(dir.path()).unwrap(), None);
+    }
+
+    /// The same of a network interface, which must not be read back as a disk.
+    #[test]
+    fn records_of_interfaces_survive() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut record = Record::new(Opening::Vif(OpenVif {
+            frontend: 5,
+            devid: 0,
+            vm_uuid: "u".to_owned(),
+            link: worker::message::Link::Tap,
+            max_queues: 4,
+            run_dir: "/run/splitd/vif-5-0".into(),
+            uid: None,
+            settings: worker::message::VifSettings::default(),
+        }));
+        record.connect = Some(Connection::Vif(ConnectVif {
+            connection: 7,
+            queues: Vec::new(),
+            control: None,
+            features: worker::message::VifFeatures::default(),
+            settings: worker::message::VifSettings::default(),
+        }));
+        record.store(dir.path()).unwrap();
+        assert_eq!(Record::load(dir.path()).unwrap(), Some(record));
     }
 
     /// A torn or foreign file is an error to be told, never a connection made up.
@@ -151,7 +254,7 @@ mod tests {
             fs::write(dir.path().join(FILE), text).unwrap();
             assert!(Record::load(dir.path()).is_err(), "{text}");
         }
-        let mut record = Record::new(open());
+        let mut record = Record::new(Opening::Disk(open()));
         record.version = 2;
         record.store(dir.path()).unwrap();
         assert!(Record::load(dir.path()).unwrap_err().to_string().contains("later splitd"));

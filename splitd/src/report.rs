@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use xenbus::{Vdev, XenbusState as State};
 
-use crate::id::DeviceId;
-use crate::record::Record;
+use crate::id::{DeviceId, Kind};
+use crate::record::{Connection, Record};
 use crate::step::Worker;
 
 /// A device's task publishes this after every change.
@@ -17,6 +17,7 @@ pub struct Report {
     pub(crate) worker: Worker,
     pub(crate) pid: Option<u32>,
     pub(crate) record: Option<Record>,
+    pub(crate) tap: Option<String>,
     pub(crate) domain_name: Option<String>,
     pub(crate) alarm: Option<String>,
     pub(crate) not_ours: Option<String>,
@@ -28,7 +29,7 @@ pub struct Report {
 pub struct Row {
     /// `vbd/5/xvda`
     pub device: String,
-    /// `vbd` or `vbd3`
+    /// `vbd`, `vbd3` or `vif`
     pub kind: String,
     /// The guest.
     pub domid: u16,
@@ -36,7 +37,7 @@ pub struct Row {
     pub domain: Option<String>,
     /// `51712`
     pub devid: u32,
-    /// `xvda`
+    /// `xvda`; of a network interface its number
     pub vdev: String,
     /// The domain that serves it.
     pub backend: u16,
@@ -50,7 +51,7 @@ pub struct Row {
     pub worker: String,
     /// Its process.
     pub pid: Option<u32>,
-    /// What it serves.
+    /// What it serves: a file, a device, a tap.
     pub target: Option<String>,
     /// `file:…` or `dev:…`
     pub identity: Option<String>,
@@ -80,31 +81,46 @@ impl Report {
     /// For `splitctl`.
     #[must_use]
     pub fn row(&self) -> Row {
-        let open = self.record.as_ref().map(|record| &record.open);
+        let open = self.record.as_ref().and_then(|record| record.open.disk());
         let opened = self.record.as_ref().and_then(|record| record.opened.as_ref());
-        let connect = self.record.as_ref().and_then(|record| record.connect.as_ref());
-        let first = connect.and_then(|connect| connect.queues.first());
+        let connection = self.record.as_ref().and_then(|record| record.connect.as_ref());
+        let transfer = connection.and_then(Connection::disk).map(|c| format!("{:?}", c.mode).to_lowercase());
+        let (queues, event_channel, ring_ref) = match connection {
+            None => (0, None, None),
+            Some(Connection::Disk(c)) => {
+                let first = c.queues.first();
+                (c.queues.len(), first.map(|q| q.port), first.and_then(|q| q.ring_refs.first().copied()))
+            }
+            Some(Connection::Vif(c)) => {
+                let first = c.queues.first();
+                (c.queues.len(), first.map(|q| q.tx_port), first.map(|q| q.tx_ref))
+            }
+        };
+        let vdev = match self.id.kind {
+            Kind::Vif => self.id.devid.to_string(),
+            Kind::Vbd | Kind::Vbd3 => Vdev(self.id.devid).to_string(),
+        };
         Row {
             device: self.id.to_string(),
             kind: self.id.kind.backend_name().to_owned(),
             domid: self.id.frontend.0,
             domain: self.domain_name.clone(),
             devid: self.id.devid,
-            vdev: Vdev(self.id.devid).to_string(),
+            vdev,
             backend: self.id.backend.0,
             state: self.state.map(State::number),
             frontend_state: self.frontend.map(State::number),
             online: self.online,
             worker: worker_word(self.worker).to_owned(),
             pid: self.pid,
-            target: open.map(|open| open.target.display().to_string()),
+            target: open.map(|open| open.target.display().to_string()).or_else(|| self.tap.clone()),
             identity: opened.map(|opened| opened.identity.clone()),
             sectors: opened.map(|opened| opened.capacity_sectors),
             mode: open.map(|open| if open.read_only { "r" } else { "w" }.to_owned()),
-            transfer: connect.map(|connect| format!("{:?}", connect.mode).to_lowercase()),
-            queues: connect.map_or(0, |connect| connect.queues.len()),
-            event_channel: first.map(|queue| queue.port),
-            ring_ref: first.and_then(|queue| queue.ring_refs.first().copied()),
+            transfer,
+            queues,
+            event_channel,
+            ring_ref,
             backend_path: self.id.backend_dir(),
             restarts: self.restarts,
             alarm: self.alarm.clone(),

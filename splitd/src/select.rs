@@ -2,7 +2,7 @@
 
 use xenbus::{DomId, Vdev};
 
-use crate::id::{DISKS, DeviceId};
+use crate::id::{DeviceId, Kind};
 use crate::nodes::number;
 use crate::report::Row;
 
@@ -11,13 +11,18 @@ pub fn device(text: &str, rows: &[Row]) -> Result<DeviceId, String> {
     let mut parts = text.splitn(3, '/');
     let (Some(kind), Some(domain), Some(vdev)) = (parts.next(), parts.next(), parts.next()) else {
         return Err(format!(
-            "DEV is {text:?}: allowed are vbd/DOMAIN/VDEV, as in vbd/5/xvda or vbd/web1/51712"
+            "DEV is {text:?}: allowed are vbd/DOMAIN/VDEV, as in vbd/5/xvda or vbd/web1/51712, and vif/DOMAIN/NUMBER"
         ));
     };
-    if !DISKS.iter().any(|k| k.backend_name() == kind) {
-        return Err(format!("DEV is {text:?}: the first part may be vbd or vbd3"));
-    }
-    let Vdev(devid) = vdev.parse().map_err(|error| format!("DEV is {text:?}: {error}"))?;
+    let devid = match Kind::ALL.into_iter().find(|k| k.backend_name() == kind) {
+        None => return Err(format!("DEV is {text:?}: the first part may be vbd, vbd3 or vif")),
+        Some(Kind::Vif) => number(vdev.as_bytes())
+            .ok_or_else(|| format!("DEV is {text:?}: an interface is named by its number, as in vif/5/0"))?,
+        Some(Kind::Vbd | Kind::Vbd3) => {
+            let Vdev(devid) = vdev.parse().map_err(|error| format!("DEV is {text:?}: {error}"))?;
+            devid
+        }
+    };
     let domid = number(domain.as_bytes()).and_then(|n| u16::try_from(n).ok());
     let found = rows.iter().find(|row| {
         row.kind == kind
@@ -31,7 +36,7 @@ impl Row {
     /// Its device.
     #[must_use]
     pub fn id(&self) -> Option<DeviceId> {
-        let kind = DISKS.into_iter().find(|kind| kind.backend_name() == self.kind)?;
+        let kind = Kind::ALL.into_iter().find(|kind| kind.backend_name() == self.kind)?;
         Some(DeviceId { backend: DomId(self.backend), frontend: DomId(self.domid), devid: self.devid, kind })
     }
 }

@@ -21,7 +21,11 @@ pub fn all(run_dir: &Path, rows: &[Row], only: Option<DeviceId>) -> Value {
 pub(crate) fn requests_done(dir: &Path) -> u64 {
     let Ok(snapshot) = counters::read(&dir.join("counters")) else { return 0 };
     let counters = snapshot.queues.iter().flat_map(|queue| &queue.counters);
-    let requests = counters.filter(|(name, _)| name.ends_with("_requests") && !name.starts_with("replayed"));
+    let is_request = |name: &str| {
+        name.ends_with("_requests") && !name.starts_with("replayed")
+            || matches!(name, "tx_frames" | "rx_frames")
+    };
+    let requests = counters.filter(|(name, _)| is_request(name));
     requests.fold(0, |sum, (_, n)| sum.wrapping_add(*n))
 }
 

@@ -8,7 +8,9 @@
 //!    1    any             Introduce: say what does not depend on the target; the toolstack waits for exactly 2
 //!    2    1, 2            nothing until the hotplug script is done; Launch if it left the worker to us
 //!    2    3, 4            script done: (Launch,) Connect, then Publish ─► 4
-//!    4    3, 4            serving; Recover a worker that died; Resize when the target's size differs from `sectors`
+//!    4    3, 4            serving; Recover a worker that died; Resize when the target's size differs from `sectors`;
+//!                          Adjust a vif whose settings in xenstore are not its worker's
+//!    4    7               a vif: Reconfigure ─► 8; then 4 again when the frontend says 4
 //!    4    5               FollowClosing ─► 5, and keep serving: an old frontend that is mounted says 5 and means no
 //!    5    3, 4, 5         keep serving if there is a connection, else Close at once
 //!   2-5   6, gone         Stop the worker, then Close ─► 6
@@ -67,6 +69,10 @@ pub struct Device {
     pub violation: bool,
     /// No launch now: the last ones died too fast.
     pub backoff: bool,
+    /// A network interface: it may be reconfigured, and has settings that change.
+    pub is_vif: bool,
+    /// What the toolstack wants of a vif now is not what its worker was told.
+    pub settings_stale: bool,
     /// The target's size, once a worker has said it.
     pub capacity_sectors: Option<u64>,
 }
@@ -105,6 +111,10 @@ pub enum Action {
     Publish,
     /// Publish the target's new size, state 4 once more.
     Resize,
+    /// Tell the worker the settings that are wanted now.
+    Adjust,
+    /// Read what the frontend changed, tell the worker, state 8.
+    Reconfigure,
     /// Start a worker that takes the dead one's connection over.
     Recover,
     /// State 5, still serving.
@@ -136,10 +146,10 @@ pub fn step(seen: &Observed, device: &Device) -> Action {
     match state {
         State::Initialising => new(seen, backend),
         State::InitWait => offered(seen, backend, device),
-        State::Initialised | State::Connected => connected(seen, backend, device),
+        State::Initialised | State::Connected | State::Reconfigured => connected(seen, backend, device),
         State::Closing => closing(seen, device),
         State::Closed => closed(seen, backend, device),
-        State::Unknown | State::Reconfiguring | State::Reconfigured => Action::Wait,
+        State::Unknown | State::Reconfiguring => Action::Wait,
     }
 }
 
@@ -199,14 +209,25 @@ fn connected(seen: &Observed, backend: Backend, device: &Device) -> Action {
         Frontend::In(State::Initialising) if backend.online => leave(device, Action::Introduce),
         Frontend::In(State::Initialising) => leave(device, Action::Close),
         _ => match serve_on(device) {
-            Action::Wait if device.worker == Worker::Serving => {
-                match (backend.sectors, device.capacity_sectors) {
-                    (Some(published), Some(capacity)) if published != capacity => Action::Resize,
-                    _ => Action::Wait,
-                }
-            }
+            Action::Wait if device.worker == Worker::Serving => changed(seen, backend, device),
             other => other,
         },
+    }
+}
+
+/// What changes while a frontend is served.
+fn changed(seen: &Observed, backend: Backend, device: &Device) -> Action {
+    if device.is_vif {
+        return match (backend.state, seen.frontend) {
+            (State::Connected, Frontend::In(State::Reconfiguring)) => Action::Reconfigure,
+            (State::Reconfigured, Frontend::In(State::Connected)) => Action::Publish,
+            _ if device.settings_stale => Action::Adjust,
+            _ => Action::Wait,
+        };
+    }
+    match (backend.sectors, device.capacity_sectors) {
+        (Some(published), Some(capacity)) if published != capacity => Action::Resize,
+        _ => Action::Wait,
     }
 }
 

@@ -8,7 +8,7 @@ use splitd::daemon::{self, Options};
 use splitd::runtime;
 use tracing_subscriber::EnvFilter;
 
-/// Serves guests' disks from userspace.
+/// Serves guests' disks and network interfaces from userspace.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -21,9 +21,12 @@ struct Arguments {
     /// Sockets and state of running workers
     #[arg(long, default_value = "/run/splitd")]
     run_dir: PathBuf,
-    /// The workers' program
+    /// The program that serves disks
     #[arg(long, default_value = "/usr/libexec/splitd/blkback")]
     blkback: PathBuf,
+    /// The program that serves network interfaces
+    #[arg(long, default_value = "/usr/libexec/splitd/netback")]
+    netback: PathBuf,
     /// The kernel's view of devices
     #[arg(long, default_value = "/sys", hide = true)]
     sys: PathBuf,
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         config: arguments.config,
         run_dir: arguments.run_dir,
         blkback: arguments.blkback,
+        netback: arguments.netback,
         sys_dir: arguments.sys,
     };
     match runtime::block_on(daemon::run(options)) {

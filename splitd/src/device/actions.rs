@@ -10,9 +10,11 @@ use xenbus::XenbusState as State;
 use xenbus::store::{Error, Nodes};
 
 use super::Device;
+use crate::id::Kind;
 use crate::nodes::Offer;
 use crate::observe::{self, Look, Unusable};
 use crate::offer::{self, Pairs};
+use crate::record::Connection;
 use crate::sharing::Access;
 use crate::step::{Action, Worker};
 use crate::together;
@@ -32,6 +34,8 @@ impl Device {
             Action::Recover => self.recover().await,
             Action::Connect => self.connect(look).await,
             Action::Publish | Action::Resize => self.publish(look).await,
+            Action::Adjust => self.adjust(look),
+            Action::Reconfigure => self.reconfigure(look).await,
             Action::FollowClosing => self.switch(look, State::Closing).await,
             Action::Stop => {
                 self.stop();
@@ -52,7 +56,7 @@ impl Device {
     }
 
     /// Writes `pairs` and then `state`, if `state` still is what was seen; false if not.
-    async fn write(&mut self, look: &Look, pairs: &Pairs, state: State) -> Result<bool, String> {
+    pub(super) async fn write(&mut self, look: &Look, pairs: &Pairs, state: State) -> Result<bool, String> {
         let Some(seen) = look.observed.backend.map(|backend| backend.state) else { return Ok(false) };
         let dir = &self.id.backend_dir();
         let work = |tx: Nodes| async move {
@@ -95,12 +99,22 @@ impl Device {
         self.worker = Worker::Absent;
         self.retry_at = None;
         self.host.sharing.borrow_mut().release(self.id);
+        if let Some(tap) = &self.tap {
+            tap.set_carrier_off();
+        }
     }
 
     async fn introduce(&mut self, look: &Look) -> Result<(), String> {
         let toolstack =
             observe::toolstack(&self.host.store, self.id).await.map_err(|trouble| trouble.to_string())?;
-        let pairs = offer::before_target(&self.host.config, &toolstack);
+        let pairs = match self.id.kind {
+            Kind::Vif => {
+                // The script that follows looks for the tap.
+                self.open_tap()?;
+                offer::vif(&self.host.config)
+            }
+            Kind::Vbd | Kind::Vbd3 => offer::before_target(&self.host.config, &toolstack),
+        };
         self.toolstack = Some(toolstack);
         if self.write(look, &pairs, State::InitWait).await? {
             self.start_over();
@@ -111,13 +125,13 @@ impl Device {
     async fn connect(&mut self, look: &Look) -> Result<(), String> {
         let Some(record) = &self.record else { return Err("connects without a record".to_owned()) };
         if let Some(connect) = record.connect.clone() {
-            self.say_connect(connect);
+            self.say_connect(&connect);
             return Ok(());
         }
         let access = self.access();
         if let Some(opened) = &record.opened {
-            let claim =
-                self.host.sharing.borrow_mut().claim(&opened.identity, self.id, &record.open.vm_uuid, access);
+            let vm_uuid = record.open.vm_uuid();
+            let claim = self.host.sharing.borrow_mut().claim(&opened.identity, self.id, vm_uuid, access);
             if let Err(text) = claim {
                 self.raise(format!("{} {text}", self.target_text()));
                 self.worker = Worker::GaveUp;
@@ -128,6 +142,9 @@ impl Device {
             }
         }
         let Some(dir) = look.frontend_path.as_deref() else { return Ok(()) };
+        if self.id.kind == Kind::Vif {
+            return self.connect_vif(look, dir).await;
+        }
         let config = &self.host.config;
         let offer = Offer { max_queues: config.max_queues, max_ring_order: config.max_ring_page_order };
         let (choices, queues) = match observe::frontend(&self.host.store, dir, offer).await {
@@ -147,24 +164,32 @@ impl Device {
             mode: if persistent { TransferMode::Persistent } else { TransferMode::Copy },
             fence_timeout_ms: config.fence_timeout_ms,
         };
+        self.begin_connection(Connection::Disk(connect))
+    }
+
+    pub(super) fn begin_connection(&mut self, connection: Connection) -> Result<(), String> {
         if let Some(record) = &mut self.record {
-            record.connect = Some(connect.clone());
+            record.connect = Some(connection.clone());
         }
         // On record before the worker hears of it: from then on its successor must know the connection.
         self.store_record().map_err(|trouble| trouble.to_string())?;
-        self.say_connect(connect);
+        self.say_connect(&connection);
         Ok(())
     }
 
-    fn say_connect(&mut self, connect: Connect) {
+    fn say_connect(&mut self, connection: &Connection) {
         if let Some(link) = &self.link {
-            link.say(ToWorker::Connect(connect));
+            link.say(connection.message());
             self.worker = Worker::Connecting;
         }
     }
 
     async fn publish(&mut self, look: &Look) -> Result<(), String> {
-        let barrier = self.record.as_ref().and_then(|r| r.connect.as_ref()).is_some_and(|c| c.barrier);
+        if self.id.kind == Kind::Vif {
+            return self.write(look, &Pairs::new(), State::Connected).await.map(|_| ());
+        }
+        let connection = self.record.as_ref().and_then(|r| r.connect.as_ref());
+        let barrier = connection.and_then(Connection::disk).is_some_and(|c| c.barrier);
         let (Some(toolstack), Some(opened)) = (&self.toolstack, self.opened()) else {
             return Err("connected without knowing its target".to_owned());
         };
@@ -256,7 +281,7 @@ impl From<Error> for Dropped {
 }
 
 /// A number that no earlier connection had.
-fn random() -> std::io::Result<u64> {
+pub(super) fn random() -> std::io::Result<u64> {
     use std::io::Read;
     let mut bytes = [0; 8];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;

@@ -35,13 +35,14 @@ impl Device {
         };
         let toolstack = observe::toolstack(&self.host.store, self.id).await;
         let same_guest = match &toolstack {
-            Ok(toolstack) => toolstack.vm_uuid == record.open.vm_uuid,
+            Ok(toolstack) => toolstack.vm_uuid == record.open.vm_uuid(),
             Err(trouble) => {
                 warn!(device = %self.id, "{trouble}");
                 true
             }
         };
         self.toolstack = toolstack.ok();
+        self.adopt_tap();
         let process = record.process;
         let link = match process.map(Handle::adopt) {
             Some(Ok(Some(handle))) => {

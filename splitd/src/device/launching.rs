@@ -10,9 +10,10 @@ use tracing::{info, warn};
 use worker::message::{Open, Opened};
 
 use super::{Answer, Device};
+use crate::id::Kind;
 use crate::observe::{self, Toolstack};
 use crate::process::{self, Handle};
-use crate::record::Record;
+use crate::record::{Opening, Record};
 use crate::sharing::Access;
 use crate::step::Worker;
 use crate::worker_link::WorkerLink;
@@ -57,7 +58,10 @@ impl Device {
     async fn launch(&mut self) -> Result<(), String> {
         let toolstack =
             observe::toolstack(&self.host.store, self.id).await.map_err(|trouble| trouble.to_string())?;
-        let open = self.open(&toolstack)?;
+        let open = match self.id.kind {
+            Kind::Vif => Opening::Vif(self.open_vif(&toolstack)?),
+            Kind::Vbd | Kind::Vbd3 => Opening::Disk(self.open(&toolstack)?),
+        };
         self.toolstack = Some(toolstack);
         self.record = Some(Record::new(open));
         self.start_worker().await
@@ -74,7 +78,6 @@ impl Device {
 
     fn open(&self, toolstack: &Toolstack) -> Result<Open, String> {
         let config = &self.host.config;
-        let own_user = config.worker_uid_base == 0 || self.host.host != "xen" || !process::is_root();
         Ok(Open {
             frontend: self.id.frontend.0,
             devid: self.id.devid,
@@ -87,16 +90,19 @@ impl Device {
             max_indirect_segments: config.max_indirect_segments,
             buffer_len_bytes: config.buffer_bytes,
             run_dir: self.dir.clone(),
-            uid: (!own_user).then(|| config.worker_uid_base + u32::from(self.id.frontend.0)),
+            uid: self.uid(),
         })
     }
 
+    /// Whose user the worker is to be.
+    pub(super) fn uid(&self) -> Option<u32> {
+        let base = self.host.config.worker_uid_base;
+        let own_user = base == 0 || self.host.host != "xen" || !process::is_root();
+        (!own_user).then(|| base + u32::from(self.id.frontend.0))
+    }
+
     async fn start_worker(&mut self) -> Result<(), String> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.dir)
-            .map_err(|trouble| format!("{}: {trouble}", self.dir.display()))?;
+        self.make_dir()?;
         let socket = self.dir.join("control.sock");
         let of_socket = |trouble| format!("{}: {trouble}", socket.display());
         match fs::remove_file(&socket) {
@@ -104,8 +110,11 @@ impl Device {
             _ => {}
         }
         let listener = UnixListener::bind(&socket).map_err(of_socket)?;
-        let program = &self.host.blkback;
-        let handle = Handle::spawn(program, &self.host.host, &listener)
+        let (program, taps) = match self.id.kind {
+            Kind::Vif => (self.host.netback.clone(), self.tap_queues()?),
+            Kind::Vbd | Kind::Vbd3 => (self.host.blkback.clone(), Vec::new()),
+        };
+        let handle = Handle::spawn(&program, &self.host.host, &listener, &taps)
             .map_err(|trouble| format!("{} cannot be started: {trouble}", program.display()))?;
         if let Some(record) = &mut self.record {
             record.process = Some(handle.process);
@@ -122,6 +131,14 @@ impl Device {
         self.worker = Worker::Opening;
         self.kill_at = Some(Instant::now() + OPEN_TIME);
         self.store_record().map_err(|trouble| format!("{}: {trouble}", self.dir.display()))
+    }
+
+    pub(super) fn make_dir(&self) -> Result<(), String> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.dir)
+            .map_err(|trouble| format!("{}: {trouble}", self.dir.display()))
     }
 
     pub(super) fn store_record(&self) -> std::io::Result<()> {

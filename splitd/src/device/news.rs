@@ -2,11 +2,12 @@
 
 use tokio::time::Instant;
 use tracing::{info, warn};
-use worker::message::{Fault, FromWorker, Opened, Phase, ToWorker, VERSION};
+use worker::message::{Fault, FromWorker, Opened, Phase, VERSION};
 
 use super::Device;
 use super::launching::OPEN_TIME;
 use crate::nodes::printable;
+use crate::record::Connection;
 use crate::step::Worker;
 use crate::worker_link::News;
 
@@ -46,6 +47,11 @@ impl Device {
                 self.greeted(version, phase, opened, connection);
             }
             FromWorker::Opened(opened) if self.worker == Worker::Opening => self.target_open(opened),
+            FromWorker::OpenedVif if self.worker == Worker::Opening => {
+                self.kill_at = None;
+                self.worker = Worker::Opened;
+                self.keep_record();
+            }
             FromWorker::Connected { replayed, fence_ms } if self.worker == Worker::Connecting => {
                 if self.may_log() {
                     info!(device = %self.id, replayed, fence_ms, "serving");
@@ -94,7 +100,7 @@ impl Device {
         if phase == Phase::Started {
             // Also one that an earlier splitd started and then died before it could say so.
             if let Some(record) = &self.record {
-                link.say(ToWorker::Open(record.open.clone()));
+                link.say(record.open.message());
                 self.worker = Worker::Opening;
                 self.kill_at = Some(Instant::now() + OPEN_TIME);
             }
@@ -108,7 +114,7 @@ impl Device {
             (unknown @ None, found) => *unknown = found,
             (Some(_), None) => {}
         }
-        let known = record.connect.as_ref().map(|connect| connect.connection);
+        let known = record.connect.as_ref().map(Connection::number);
         self.worker = match phase {
             // It was told to connect, and will say so when it has.
             Phase::Opened if connection.is_some() && connection == known => Worker::Connecting,
@@ -132,8 +138,8 @@ impl Device {
         let Some(record) = &self.record else { return };
         let Some(opened) = &record.opened else { return };
         let access = self.access();
-        let claim =
-            self.host.sharing.borrow_mut().claim(&opened.identity, self.id, &record.open.vm_uuid, access);
+        let vm_uuid = record.open.vm_uuid();
+        let claim = self.host.sharing.borrow_mut().claim(&opened.identity, self.id, vm_uuid, access);
         if let Err(text) = claim {
             self.raise(format!("{} {text}", self.target_text()));
         }
@@ -148,7 +154,7 @@ impl Device {
         {
             let text = format!(
                 "{} is {} now and was {} when the guest connected",
-                record.open.target.display(),
+                record.open.disk().map(|open| open.target.display().to_string()).unwrap_or_default(),
                 opened.identity,
                 before.identity
             );
@@ -156,7 +162,7 @@ impl Device {
             return;
         }
         record.opened = Some(opened.clone());
-        let vm_uuid = record.open.vm_uuid.clone();
+        let vm_uuid = record.open.vm_uuid().to_owned();
         let access = self.access();
         let claim = self.host.sharing.borrow_mut().claim(&opened.identity, self.id, &vm_uuid, access);
         if let Err(text) = claim {

@@ -35,13 +35,15 @@ fn everything() -> Vec<(Observed, Device)> {
     for backend in backends {
         for frontend in frontends() {
             for worker in WORKERS {
-                for bits in 0..32 {
+                for bits in 0..128 {
                     let device = Device {
                         ours: bits & 1 != 0,
                         worker,
                         connection: bits & 2 != 0,
                         violation: bits & 4 != 0,
                         backoff: bits & 8 != 0,
+                        is_vif: bits & 32 != 0,
+                        settings_stale: bits & 64 != 0,
                         capacity_sectors: Some(if bits & 16 != 0 { 8 } else { 16 }),
                     };
                     all.push((Observed { backend, frontend }, device));
@@ -170,6 +172,8 @@ fn apply(action: Action, seen: &mut Observed, device: &mut Device) {
                 b.sectors = device.capacity_sectors;
             }
         }
+        Action::Adjust => device.settings_stale = false,
+        Action::Reconfigure => set(seen, State::Reconfigured),
         Action::FollowClosing | Action::Fail => set(seen, State::Closing),
         Action::Stop => (device.worker, device.connection) = (Worker::Absent, false),
         Action::Close => {
@@ -221,6 +225,8 @@ impl Story {
                 connection: false,
                 violation: false,
                 backoff: false,
+                is_vif: false,
+                settings_stale: false,
                 capacity_sectors: Some(8),
             },
         }
@@ -398,4 +404,33 @@ fn resize() {
     story.frontend(State::Connected);
     story.device.capacity_sectors = Some(4096);
     assert_eq!(story.run(), [Action::Resize]);
+}
+
+/// netfront's XDP: it asks with 7 and is answered with 8, then says 4 and is answered with 4; a disk's frontend that says 7 is none.
+#[test]
+fn a_vif_is_reconfigured_while_it_is_served() {
+    let mut story = Story::connected();
+    story.device.is_vif = true;
+    story.frontend(State::Reconfiguring);
+    assert_eq!(story.run(), [Action::Reconfigure]);
+    story.frontend(State::Connected);
+    assert_eq!(story.run(), [Action::Publish]);
+    story.device.settings_stale = true;
+    assert_eq!(story.run(), [Action::Adjust]);
+
+    let mut disk = Story::connected();
+    disk.frontend(State::Reconfiguring);
+    assert_eq!(disk.run(), []);
+}
+
+/// Linux' netfront goes from 1 to 4, and its state counts only once the script is done.
+#[test]
+fn netfront_says_four_at_once() {
+    let mut story = Story::new();
+    story.device.is_vif = true;
+    assert_eq!(story.run(), [Action::Introduce]);
+    story.frontend(State::Connected);
+    assert_eq!(story.run(), []);
+    story.script();
+    assert_eq!(story.run(), [Action::Launch, Action::Connect, Action::Publish]);
 }

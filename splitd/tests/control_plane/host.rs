@@ -164,7 +164,7 @@ fn readiness_is_told_to_systemd() {
     let mut text = [0; 256];
     let len = socket.recv(&mut text).unwrap();
     let text = String::from_utf8(text[..len].to_vec()).unwrap();
-    assert!(text.contains("READY=1") && text.contains("STATUS=1 disks"), "{text}");
+    assert!(text.contains("READY=1") && text.contains("STATUS=1 devices"), "{text}");
     world.backend_reaches(&disk, "2");
 }
 

@@ -1,0 +1,148 @@
+//! What a network interface has beside a disk's life: a tap, settings that change, a frontend that reconfigures. Knows nothing of
+//! frames.
+
+use tracing::{info, warn};
+use worker::message::{ConnectVif, OpenVif, ToWorker, VifSettings};
+use xenbus::XenbusState as State;
+
+use super::Device;
+use super::actions::random;
+use crate::id::Kind;
+use crate::nodes::vif;
+use crate::observe::{self, Look, Toolstack, Unusable};
+use crate::offer::Pairs;
+use crate::record::Connection;
+use crate::tap::Tap;
+
+impl Device {
+    /// Makes the tap, or finds it again.
+    pub(super) fn open_tap(&mut self) -> Result<(), String> {
+        if self.tap.is_some() {
+            return Ok(());
+        }
+        self.make_dir()?;
+        let tap = Tap::open(&self.host.links, self.id, &self.dir).map_err(|trouble| trouble.to_string())?;
+        info!(device = %self.id, tap = tap.name(), "tap");
+        self.tap = Some(tap);
+        Ok(())
+    }
+
+    /// After a restart of splitd: the tap of a device that is on record is there already.
+    pub(super) fn adopt_tap(&mut self) {
+        if self.id.kind == Kind::Vif
+            && let Err(trouble) = self.open_tap()
+        {
+            self.raise(trouble);
+        }
+    }
+
+    pub(super) fn tap_queues(&mut self) -> Result<Vec<std::os::fd::OwnedFd>, String> {
+        self.open_tap()?;
+        let count = self.host.config.max_queues.get();
+        let queues = self.tap.as_ref().map(|tap| tap.queues(count));
+        queues.unwrap_or_else(|| Ok(Vec::new())).map_err(|trouble| format!("queues of the tap: {trouble}"))
+    }
+
+    /// The device is gone.
+    pub(super) fn remove_tap(&mut self) {
+        if self.id.kind != Kind::Vif {
+            return;
+        }
+        match self.tap.take() {
+            Some(tap) => tap.remove(),
+            None => Tap::reap(&self.dir),
+        }
+    }
+
+    pub(super) fn open_vif(&mut self, toolstack: &Toolstack) -> Result<OpenVif, String> {
+        self.open_tap()?;
+        let link = self.tap.as_ref().map(Tap::link).ok_or("no tap")?;
+        Ok(OpenVif {
+            frontend: self.id.frontend.0,
+            devid: self.id.devid,
+            vm_uuid: toolstack.vm_uuid.clone(),
+            link,
+            max_queues: self.host.config.max_queues.get(),
+            run_dir: self.dir.clone(),
+            uid: self.uid(),
+            settings: VifSettings { rate: self.wanted_rate(), ..VifSettings::default() },
+        })
+    }
+
+    fn wanted_rate(&self) -> Option<worker::message::VifRate> {
+        vif::rate(self.last.as_ref()?.rate.as_deref()?)
+    }
+
+    pub(super) async fn connect_vif(&mut self, look: &Look, dir: &str) -> Result<(), String> {
+        let max_queues = self.host.config.max_queues;
+        let (choices, queues) = match observe::vif_frontend(&self.host.store, dir, max_queues).await {
+            Ok(found) => found,
+            Err(Unusable::Bad(node)) => {
+                self.violation = Some(node.to_string());
+                return Ok(());
+            }
+            Err(Unusable::Store(trouble)) => return Err(trouble.to_string()),
+        };
+        if let Some(text) = look.rate.as_deref().filter(|text| vif::rate(text).is_none()) {
+            warn!(device = %self.id, "rate is {text:?}: allowed are BYTES,MICROSECONDS; not limited");
+        }
+        let settings = VifSettings {
+            rate: look.rate.as_deref().and_then(vif::rate),
+            multicast_control: choices.multicast_control,
+            xdp_headroom: choices.xdp_headroom,
+            ..VifSettings::default()
+        };
+        self.begin_connection(Connection::Vif(ConnectVif {
+            connection: random().map_err(|trouble| trouble.to_string())?,
+            queues,
+            control: None,
+            features: choices.features,
+            settings,
+        }))
+    }
+
+    fn settings(&self) -> Option<&VifSettings> {
+        match self.record.as_ref()?.connect.as_ref()? {
+            Connection::Vif(connect) => Some(&connect.settings),
+            Connection::Disk(_) => None,
+        }
+    }
+
+    pub(super) fn settings_stale(&self) -> bool {
+        self.settings().is_some_and(|told| told.rate != self.wanted_rate())
+    }
+
+    fn tell_settings(&mut self, change: impl FnOnce(&mut VifSettings)) -> Result<(), String> {
+        let Some(record) = &mut self.record else { return Ok(()) };
+        let Some(Connection::Vif(connect)) = &mut record.connect else { return Ok(()) };
+        change(&mut connect.settings);
+        let settings = connect.settings.clone();
+        self.store_record().map_err(|trouble| trouble.to_string())?;
+        if let Some(link) = &self.link {
+            link.say(ToWorker::SetVif(settings));
+        }
+        Ok(())
+    }
+
+    /// The toolstack changed the rate.
+    pub(super) fn adjust(&mut self, look: &Look) -> Result<(), String> {
+        let rate = look.rate.as_deref().and_then(vif::rate);
+        info!(device = %self.id, ?rate, "rate changed");
+        self.tell_settings(|settings| settings.rate = rate)
+    }
+
+    /// The frontend wants another headroom: an XDP program came or went.
+    pub(super) async fn reconfigure(&mut self, look: &Look) -> Result<(), String> {
+        let Some(dir) = look.frontend_path.as_deref() else { return Ok(()) };
+        let headroom = match observe::vif_headroom(&self.host.store, dir).await {
+            Ok(headroom) => headroom,
+            Err(Unusable::Bad(node)) => {
+                self.violation = Some(node.to_string());
+                return Ok(());
+            }
+            Err(Unusable::Store(trouble)) => return Err(trouble.to_string()),
+        };
+        self.tell_settings(|settings| settings.xdp_headroom = headroom)?;
+        self.write(look, &Pairs::new(), State::Reconfigured).await.map(|_| ())
+    }
+}
