@@ -1,6 +1,6 @@
 //! A queue's persistent mappings: pages of the guest that stay mapped between requests, found by grant reference. Bounded; idle
 //! ones expire; whenever a page cannot be mapped the caller copies instead, so that a shortage of ours is never a guest's error.
-//! Knows nothing of requests or of the disk.
+//! Pages are only ever copied from and to, never given to the disk: see `queue/mapped.rs`. Knows nothing of requests.
 
 use std::collections::HashMap;
 
@@ -22,8 +22,6 @@ const SHORTAGE_PAUSE_NS: u64 = 1_000_000_000;
 struct Batch<M> {
     mapping: M,
     refs: Vec<GrantRef>,
-    /// Uses by chunks that the kernel has.
-    active: u32,
     used_ns: u64,
 }
 
@@ -66,8 +64,8 @@ impl<M: SharedMemory> Cache<M> {
         std::mem::take(&mut self.shortages)
     }
 
-    /// Makes sure that all pages are mapped and marks each as in use; false, and nothing marked, if they are to be copied.
-    pub(crate) fn acquire<G>(
+    /// Makes sure that all pages are mapped; false if they are to be copied. They stay mapped until the next call at least.
+    pub(crate) fn map_all<G>(
         &mut self,
         grants: &mut G,
         refs: impl Iterator<Item = GrantRef> + Clone,
@@ -77,49 +75,22 @@ impl<M: SharedMemory> Cache<M> {
         G: GrantTable<Mapping = M>,
     {
         self.misses.clear();
-        for gref in refs.clone() {
-            if !self.places.contains_key(&gref) && !self.misses.contains(&gref) {
+        for gref in refs {
+            // What is marked cannot be evicted to make room for the rest.
+            if let Some(batch) = self.batch_of(gref) {
+                batch.used_ns = now_ns;
+            } else if !self.misses.contains(&gref) {
                 self.misses.push(gref);
             }
         }
-        // What is marked first cannot be evicted to make room for the rest.
-        self.mark(refs.clone(), now_ns);
-        if self.misses.is_empty() || self.map_misses(grants, now_ns) {
-            let misses = std::mem::take(&mut self.misses);
-            self.mark(refs.filter(|r| misses.contains(r)), now_ns);
-            self.misses = misses;
-            return true;
-        }
-        let misses = std::mem::take(&mut self.misses);
-        self.release(refs.filter(|r| !misses.contains(r)));
-        self.misses = misses;
-        false
+        self.misses.is_empty() || self.map_misses(grants, now_ns)
     }
 
-    fn mark(&mut self, refs: impl Iterator<Item = GrantRef>, now_ns: u64) {
-        for gref in refs {
-            if let Some(batch) = self.batch_of(gref) {
-                batch.active += 1;
-                batch.used_ns = now_ns;
-            }
-        }
-    }
-
-    /// Ends the use of pages that [`acquire`](Self::acquire) marked.
-    pub(crate) fn release(&mut self, refs: impl Iterator<Item = GrantRef>) {
-        for gref in refs {
-            if let Some(batch) = self.batch_of(gref) {
-                batch.active = batch.active.saturating_sub(1);
-            }
-        }
-    }
-
-    /// Where a page in use is mapped.
-    pub(crate) fn address(&self, gref: GrantRef) -> Option<*mut u8> {
+    /// The mapping that has a page, and where in it.
+    pub(crate) fn page(&self, gref: GrantRef) -> Option<(&M, usize)> {
         let place = self.places.get(&gref)?;
-        let mapping = &self.batches.get(place.batch)?.as_ref()?.mapping;
-        let offset = place.page * PAGE_LEN;
-        (offset + PAGE_LEN <= mapping.len()).then(|| mapping.base().as_ptr().wrapping_add(offset))
+        let batch = self.batches.get(place.batch)?.as_ref()?;
+        Some((&batch.mapping, place.page * PAGE_LEN))
     }
 
     fn batch_of(&mut self, gref: GrantRef) -> Option<&mut Batch<M>> {
@@ -150,16 +121,15 @@ impl<M: SharedMemory> Cache<M> {
         }
         self.pages += self.misses.len();
         if let Some(place) = self.batches.get_mut(batch) {
-            *place = Some(Batch { mapping, refs: self.misses.clone(), active: 0, used_ns: now_ns });
+            *place = Some(Batch { mapping, refs: self.misses.clone(), used_ns: now_ns });
         }
         true
     }
 
     fn make_room(&mut self, now_ns: u64) -> bool {
         while self.pages + self.misses.len() > MOST_PAGES {
-            let idle = self.batches.iter().enumerate().filter_map(|(i, b)| Some((i, b.as_ref()?)));
-            let oldest = idle.filter(|(_, b)| b.active == 0).min_by_key(|(_, b)| b.used_ns);
-            match oldest {
+            let mapped = self.batches.iter().enumerate().filter_map(|(i, b)| Some((i, b.as_ref()?)));
+            match mapped.min_by_key(|(_, b)| b.used_ns) {
                 Some((i, batch)) if now_ns.saturating_sub(batch.used_ns) >= SETTLED_NS => self.unmap(i),
                 _ => return false,
             }
@@ -170,7 +140,7 @@ impl<M: SharedMemory> Cache<M> {
     /// Gives back what was not used for long.
     pub(crate) fn expire(&mut self, now_ns: u64) {
         for i in 0..self.batches.len() {
-            let old = |b: &Batch<M>| b.active == 0 && now_ns.saturating_sub(b.used_ns) >= EXPIRES_NS;
+            let old = |b: &Batch<M>| now_ns.saturating_sub(b.used_ns) >= EXPIRES_NS;
             if self.batches.get(i).and_then(Option::as_ref).is_some_and(old) {
                 self.unmap(i);
             }

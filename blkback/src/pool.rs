@@ -3,13 +3,16 @@
 use xen_ring::PAGE_LEN;
 
 /// A run of pages, given back exactly once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Run {
     first: u32,
     pages: u32,
 }
 
 impl Run {
+    /// Of no page.
+    pub(crate) const NONE: Self = Self { first: 0, pages: 0 };
+
     /// First byte in the area.
     pub(crate) fn offset(self) -> usize {
         self.first as usize * PAGE_LEN

@@ -36,7 +36,6 @@ mod answer;
 mod complete;
 mod connect;
 mod issue;
-#[allow(unsafe_code)]
 mod mapped;
 mod take;
 
@@ -132,8 +131,6 @@ pub(crate) struct Queue<G: GrantTable, E> {
     pool: Pool,
     /// Persistent mappings, if that is the connection's mode.
     cache: Option<Cache<G::Mapping>>,
-    /// `most_pages_per_chunk` for each chunk.
-    iovecs: Vec<libc::iovec>,
     most_pages_per_chunk: u32,
     /// The disk's block.
     block_len: u32,
@@ -297,7 +294,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             tracing::debug!(error = %e, "unbind");
         }
         if self.uring.in_flight() > 0 {
-            // Mapped pages or buffers may still be written to.
+            // Buffers may still be written to.
             std::mem::forget(self);
         }
     }

@@ -93,8 +93,8 @@ pub(crate) struct Chunk {
     pub(crate) direction: Direction,
     pub(crate) first_segment: u16,
     pub(crate) nr_segments: u16,
-    /// Buffers, unless it works on the guest's own pages.
-    pub(crate) run: Option<Run>,
+    /// Its buffer.
+    pub(crate) run: Run,
     /// Where on the disk, in whole blocks of it.
     pub(crate) offset_bytes: u64,
     pub(crate) len_bytes: u32,
@@ -115,7 +115,7 @@ impl Chunk {
         direction: Direction::Read,
         first_segment: 0,
         nr_segments: 0,
-        run: None,
+        run: Run::NONE,
         offset_bytes: 0,
         len_bytes: 0,
         done_bytes: 0,

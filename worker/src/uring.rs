@@ -152,29 +152,6 @@ impl Uring {
         unsafe { self.push(entry, tag) }
     }
 
-    /// Moves bytes between `offset` of a file and scattered memory.
-    ///
-    /// # Safety
-    /// `iov` itself stays valid until the next [`wait`](Self::wait) or [`submit`](Self::submit); what it points at stays
-    /// mapped until the operation's completion was seen.
-    pub unsafe fn transfer_scattered(
-        &mut self,
-        rw: Rw,
-        file: FileIndex,
-        offset: u64,
-        iov: &[libc::iovec],
-        tag: u64,
-    ) -> io::Result<()> {
-        let nr = u32::try_from(iov.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let file = Fixed(file.0);
-        let entry = match rw {
-            Rw::Read => opcode::Readv::new(file, iov.as_ptr(), nr).offset(offset).build(),
-            Rw::Write => opcode::Writev::new(file, iov.as_ptr(), nr).offset(offset).build(),
-        };
-        // SAFETY: the caller's promise.
-        unsafe { self.push(entry, tag) }
-    }
-
     /// Makes a file's data durable.
     pub fn fdatasync(&mut self, file: FileIndex, tag: u64) -> io::Result<()> {
         let entry = opcode::Fsync::new(Fixed(file.0)).flags(FsyncFlags::DATASYNC).build();
@@ -277,12 +254,10 @@ fn register_memory(ring: &IoUring, memory: &LocalMemory) -> bool {
     unsafe { ring.submitter().register_buffers(&[all]) }.is_ok()
 }
 
-fn restrictions() -> [Restriction; 11] {
+fn restrictions() -> [Restriction; 9] {
     [
         Restriction::sqe_op(opcode::Read::CODE),
         Restriction::sqe_op(opcode::Write::CODE),
-        Restriction::sqe_op(opcode::Readv::CODE),
-        Restriction::sqe_op(opcode::Writev::CODE),
         Restriction::sqe_op(opcode::ReadFixed::CODE),
         Restriction::sqe_op(opcode::WriteFixed::CODE),
         Restriction::sqe_op(opcode::Fsync::CODE),

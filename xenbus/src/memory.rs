@@ -5,6 +5,8 @@ use std::io;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
+use xen_ring::SharedMemory;
+
 /// Private, page-aligned memory of a fixed length, zeroed at first, unmapped when its last part is dropped.
 #[derive(Debug)]
 pub struct LocalMemory {
@@ -115,6 +117,38 @@ impl LocalMemory {
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), p.as_ptr(), bytes.len()) };
         true
     }
+
+    /// Copies `len` bytes at `from` of another domain's pages to `offset`; false (and nothing copied) if either range is not
+    /// inside its area. What the other domain writes meanwhile is its own affair: the bytes are data, nothing acts on them.
+    #[must_use]
+    pub fn copy_from<M: SharedMemory>(&self, offset: usize, pages: &M, from: usize, len: usize) -> bool {
+        let (Some(to), Some(from)) = (self.address(offset, len), address_in(pages, from, len)) else {
+            return false;
+        };
+        // SAFETY: both ranges were checked and stay valid while their owners are borrowed; a worker's own pages and another
+        // domain's never overlap. The source is reached by raw pointer only.
+        unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), len) };
+        true
+    }
+
+    /// Likewise the other way.
+    #[must_use]
+    pub fn copy_to<M: SharedMemory>(&self, offset: usize, pages: &M, to: usize, len: usize) -> bool {
+        let (Some(from), Some(to)) = (self.address(offset, len), address_in(pages, to, len)) else {
+            return false;
+        };
+        // SAFETY: as in `copy_from`.
+        unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), len) };
+        true
+    }
+}
+
+fn address_in<M: SharedMemory>(pages: &M, offset: usize, len: usize) -> Option<NonNull<u8>> {
+    if offset.checked_add(len)? > pages.len() {
+        return None;
+    }
+    // SAFETY: offset <= pages.len(), inside or one past the area that `SharedMemory` promises.
+    Some(unsafe { pages.base().add(offset) })
 }
 
 impl Drop for Mapping {

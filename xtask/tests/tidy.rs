@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 /// Files (and two directories) where `unsafe` may stand: thin layers over system calls and shared memory, each block with its SAFETY comment.
 const MAY_BE_UNSAFE: &[&str] = &[
     "blkback/src/persistent/tests.rs",
-    "blkback/src/queue/mapped.rs",
     "blkback/src/target/ioctl.rs",
     "netback/src/tap.rs",
     "ring/src/shared.rs",

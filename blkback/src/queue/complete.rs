@@ -48,15 +48,15 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         let chunk = self.chunk(id);
         chunk.failed |= !whole;
         chunk.edges_left = chunk.edges_left.saturating_sub(1);
-        match (chunk.edges_left, chunk.run) {
-            (0, _) if chunk.failed => self.chunk_done(id, Err(Counter::IoErrors)),
-            (0, Some(run)) => {
-                crash_point!("after_edges");
-                self.want_copy(id, run);
-                Ok(())
-            }
-            _ => Ok(()),
+        let run = chunk.run;
+        if chunk.edges_left > 0 {
+            return Ok(());
         }
+        if chunk.failed {
+            return self.chunk_done(id, Err(Counter::IoErrors));
+        }
+        crash_point!("after_edges");
+        self.move_data(id, run)
     }
 
     fn chunk_ended(&mut self, id: ChunkId, result: i32) -> Result<(), Stop> {
@@ -73,10 +73,10 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
                 chunk.done_bytes = done & !block_mask;
                 if chunk.done_bytes < chunk.len_bytes {
                     self.send_to_disk(id)
-                } else if let (Direction::Read, Some(run)) = (chunk.direction, chunk.run) {
+                } else if chunk.direction == Direction::Read {
+                    let run = chunk.run;
                     crash_point!("after_read");
-                    self.want_copy(id, run);
-                    Ok(())
+                    self.move_data(id, run)
                 } else {
                     crash_point!("after_write");
                     self.chunk_done(id, Ok(()))
@@ -131,10 +131,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     /// Nothing is to be done for a chunk any more.
     pub(super) fn chunk_done(&mut self, id: ChunkId, outcome: Result<(), Counter>) -> Result<(), Stop> {
         let chunk = *self.chunk(id);
-        match chunk.run {
-            Some(run) => self.pool.give(run),
-            None => self.release_pages(&chunk),
-        }
+        self.pool.give(chunk.run);
         if chunk.edges != NO_EDGES && self.device.edges.give(chunk.edges) {
             self.device.ring_all();
         }

@@ -17,7 +17,7 @@ use xen_ring::{BackRing, Indices};
 use xenbus::hv::{EventChannel, GrantTable};
 use xenbus::memory::LocalMemory;
 
-use super::{Copies, Device, Queue, Stop, mapped};
+use super::{Copies, Device, Queue, Stop};
 use crate::discard::DiscardLine;
 use crate::figures::{Counter, Figures};
 use crate::persistent::Cache;
@@ -161,7 +161,6 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             free_slots: free_list(nr_slots),
             chunks: vec![Chunk::EMPTY; nr_slots * 2],
             free_chunks: free_list(nr_slots * 2),
-            iovecs: mapped::room(cache.as_ref(), nr_slots * 2, most_pages_per_chunk),
             cache,
             most_pages_per_chunk,
             block_len: terms.block_len,

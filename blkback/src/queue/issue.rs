@@ -151,17 +151,14 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         let len: u32 = segments.iter().map(|s| s.len_bytes()).sum();
         let Some(&chunk_id) = self.free_chunks.last() else { return self.short_of_buffers() };
         let span = rmw::span(slot.sector * SECTOR_LEN, len, self.block_len);
-        let mapped = span.len == len && self.acquire_pages(id, first, last);
-        let run = if mapped { None } else { self.pool.take(span.len.div_ceil(XEN_PAGE_LEN)) };
+        let Some(run) = self.pool.take(span.len.div_ceil(XEN_PAGE_LEN)) else {
+            return self.short_of_buffers();
+        };
         let edges = if direction == Direction::Write { span.edges } else { NO_EDGES };
-        match run {
-            None if !mapped => return self.short_of_buffers(),
-            Some(run) if edges != NO_EDGES && !self.device.edges.take(edges) => {
-                self.pool.give(run);
-                self.edge_wait = true;
-                return Ok(false);
-            }
-            None | Some(_) => {}
+        if edges != NO_EDGES && !self.device.edges.take(edges) {
+            self.pool.give(run);
+            self.edge_wait = true;
+            return Ok(false);
         }
         self.free_chunks.pop();
         #[allow(clippy::cast_possible_truncation)] // bounded by nr_segments
@@ -184,10 +181,10 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         slot.next_segment += nr_segments;
         slot.sector += u64::from(len) / SECTOR_LEN;
         slot.chunks_in_flight += 1;
-        match (direction, run) {
-            (Direction::Write, Some(run)) if edges != NO_EDGES => self.read_edges(chunk_id, run)?,
-            (Direction::Write, Some(run)) => self.want_copy(chunk_id, run),
-            (Direction::Write, None) | (Direction::Read, _) => self.send_to_disk(chunk_id)?,
+        match direction {
+            Direction::Write if edges != NO_EDGES => self.read_edges(chunk_id, run)?,
+            Direction::Write => self.move_data(chunk_id, run)?,
+            Direction::Read => self.send_to_disk(chunk_id)?,
         }
         Ok(true)
     }
@@ -209,8 +206,26 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         Ok(false)
     }
 
-    /// Books the grant copies that a chunk needs, in its own direction.
-    pub(super) fn want_copy(&mut self, id: ChunkId, run: Run) {
+    /// Moves a chunk's data between its buffer and the guest: at once through mapped pages, else by grant copies, which are booked
+    /// here and done once a turn.
+    pub(super) fn move_data(&mut self, id: ChunkId, run: Run) -> Result<(), Stop> {
+        if !self.move_mapped(id, run) {
+            self.want_copy(id, run);
+            return Ok(());
+        }
+        match self.chunk(id).direction {
+            Direction::Write => {
+                crash_point!("after_copy_in");
+                self.send_to_disk(id)
+            }
+            Direction::Read => {
+                crash_point!("after_copy_out");
+                self.chunk_done(id, Ok(()))
+            }
+        }
+    }
+
+    fn want_copy(&mut self, id: ChunkId, run: Run) {
         let chunk = *self.chunk(id);
         let (copies, direction) = match chunk.direction {
             Direction::Read => (&mut self.copy_out, CopyDirection::ToGuest),
@@ -278,8 +293,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             Direction::Write => Rw::Write,
         };
         crash_point!("before_disk");
-        let Some(run) = chunk.run else { return self.send_pages_to_disk(id, rw) };
-        let local = run.offset() + chunk.done_bytes as usize;
+        let local = chunk.run.offset() + chunk.done_bytes as usize;
         let offset = chunk.offset_bytes + u64::from(chunk.done_bytes);
         let len = chunk.len_bytes - chunk.done_bytes;
         Ok(self.uring.transfer(rw, TARGET, offset, local, len, Tag::Chunk(id).pack())?)
