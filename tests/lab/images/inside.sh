@@ -46,15 +46,15 @@ initrd() {
   (cd "$dir" && find . | cpio --quiet -o -H newc | gzip -1) > "$LAB_OUT/$name.initrd"
 }
 initrd dom0 virtio_pci virtio_blk ext4 9p 9pnet_virtio
-initrd guest xen-blkfront ext4
+initrd guest xen-blkfront ext4 xen-netfront 8021q
 
-# The guests' root: busybox, fio and the libraries fio loads. Small enough to be copied for every guest.
+# The guests' root: busybox, fio, iperf3 and the libraries they load. Small enough to be copied for every guest.
 guest=$work/guest
 mkdir -p "$guest"/{bin,sbin,proc,sys,dev,tmp,run,etc,mnt,usr/bin,usr/sbin}
 cp "$root/bin/busybox" "$guest/bin/"
-cp "$root/usr/bin/fio" "$guest/usr/bin/"
-for tool in blkdiscard blockdev; do cp "$(readlink -f "$root/usr/sbin/$tool" 2>/dev/null || readlink -f "$root/sbin/$tool")" "$guest/sbin/"; done
-for binary in /usr/bin/fio /sbin/blkdiscard /sbin/blockdev; do chroot "$root" ldd "$binary"; done |
+cp "$root/usr/bin/fio" "$root/usr/bin/iperf3" "$guest/usr/bin/"
+for tool in blkdiscard blockdev ethtool; do cp "$(readlink -f "$root/usr/sbin/$tool" 2>/dev/null || readlink -f "$root/sbin/$tool")" "$guest/sbin/"; done
+for binary in /usr/bin/fio /usr/bin/iperf3 /sbin/blkdiscard /sbin/blockdev /sbin/ethtool; do chroot "$root" ldd "$binary"; done |
   awk '{for (i = 1; i <= NF; i++) if ($i ~ /^\//) print $i}' | sort -u |
   while read -r library; do
     mkdir -p "$guest$(dirname "$library")"
