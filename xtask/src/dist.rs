@@ -11,10 +11,11 @@ use anyhow::{Context, Result};
 use crate::command;
 
 /// (built program, where it is installed).
-const PROGRAMS: [(&str, &str); 3] = [
+const PROGRAMS: [(&str, &str); 4] = [
     ("splitd", "usr/sbin/splitd"),
     ("splitctl", "usr/bin/splitctl"),
     ("blkback", "usr/libexec/splitd/blkback"),
+    ("netback", "usr/libexec/splitd/netback"),
 ];
 
 /// (file in the tree, where it is installed, its mode).
@@ -29,7 +30,17 @@ const MANUALS: &str = "dist/man";
 
 /// Builds target/dist/splitd_VERSION_amd64.deb and gives back its path.
 pub(crate) fn build() -> Result<PathBuf> {
-    command::run(command::cargo().args(["build", "--release", "--quiet", "-p", "splitd", "-p", "blkback"]))?;
+    command::run(command::cargo().args([
+        "build",
+        "--release",
+        "--quiet",
+        "-p",
+        "splitd",
+        "-p",
+        "blkback",
+        "-p",
+        "netback",
+    ]))?;
     package(env!("CARGO_PKG_VERSION"))
 }
 

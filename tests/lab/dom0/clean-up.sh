@@ -8,10 +8,12 @@ guests() { xl list 2>/dev/null | awk 'NR > 1 && $2 != 0 {print $2}'; }
 leftovers() {
   left=
   [ -z "$(guests)" ] || left="domain $(xl list | awk 'NR > 1 && $2 != 0 {print $1}' | tr '\n' ' ')"
-  for kind in vbd vbd3 qdisk; do
+  for kind in vbd vbd3 qdisk vif; do
     for domain in $(xenstore-list /local/domain/0/backend/$kind 2>/dev/null); do left="$left backend/$kind/$domain"; done
   done
   if pgrep -x blkback > /dev/null; then left="$left worker $(pgrep -x blkback | tr '\n' ' ')"; fi
+  if pgrep -x netback > /dev/null; then left="$left worker $(pgrep -x netback | tr '\n' ' ')"; fi
+  for tap in /sys/class/net/vif* /sys/class/net/web*; do [ ! -e "$tap" ] || left="$left interface ${tap##*/}"; done
   [ -z "$left" ]
 }
 

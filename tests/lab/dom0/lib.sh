@@ -63,8 +63,8 @@ file_system() {
 }
 
 # ---- guests
-# guest_config NAME DISK…: writes the guest's xl.cfg; prints its path. VCPUS, MEMORY, KERNEL (a version, or grub) and EXTRA
-# may be set before.
+# guest_config NAME DISK…: writes the guest's xl.cfg; prints its path. VCPUS, MEMORY, KERNEL (a version, or grub), VIFS (quoted
+# as xl.cfg wants them) and EXTRA may be set before.
 guest_config() {
   local name=$1 file=/run/lab/guests/$1.cfg
   shift
@@ -85,6 +85,7 @@ guest_config() {
     printf 'disk=['
     printf "'%s'," "$@"
     echo ']'
+    [ -z "${VIFS:-}" ] || echo "vif=[$VIFS]"
     echo "${EXTRA:-}"
   } > "$file"
   echo "$file"
@@ -243,6 +244,79 @@ frontend_path() { echo "/local/domain/$(xl domid "$1")/device/vbd/$(vdev_number 
 node() { xenstore-read "$1" 2>/dev/null; }
 node_is() { [ "$(node "$1")" = "$2" ]; }
 absent() { ! xenstore-exists "$1"; }
+
+# ---- networks: dom0's end of each is a bridge with 10.9.B.1 and fd09:B::1; guest number N has the same ending in N.
+# network [B]: the bridge xenbrB, and a backend for interfaces.
+network() {
+  local bridge=xenbr${1:-0} subnet=${1:-0}
+  case $LAB_BACKEND in
+    splitd) splitd_setting 'serve_vifs = "all"' ;;
+    kernel) modprobe xen-netback ;;
+  esac
+  [ -e "/sys/class/net/$bridge" ] || ip link add name "$bridge" type bridge stp_state 0 forward_delay 0 mcast_snooping 0
+  ip address replace "10.9.$subnet.1/24" dev "$bridge"
+  ip -6 address replace "fd09:$subnet::1/64" dev "$bridge" nodad
+  ip link set "$bridge" mtu 9000
+  ip link set "$bridge" up
+}
+# vif N [OPTION…]: the xl.cfg line of guest number N's interface.
+vif() {
+  local number=$1
+  shift
+  printf "'mac=00:16:3e:00:00:%02x,bridge=xenbr0" "$number"
+  [ $# = 0 ] || printf ',%s' "$@"
+  printf "'"
+}
+vif_backend() { echo "/local/domain/0/backend/vif/$(xl domid "$1")/${2:-0}"; }
+vif_frontend() { echo "/local/domain/$(xl domid "$1")/device/vif/${2:-0}"; }
+vif_name() { echo "vif$(xl domid "$1").${2:-0}"; }
+net_workers() { pgrep -x netback || true; }
+# guest_net NAME N [B]: its interface eth0 (ethB) is up with number N's addresses, and dom0 answers it.
+guest_net() {
+  local subnet=${3:-0}
+  must_within 60 node_is "$(vif_backend "$1" "$subnet")/state" 4
+  must_within 60 guest_run "$1" "test -e /sys/class/net/eth$subnet"
+  guest_run "$1" "ip link set lo up; ip link set eth$subnet up && ip address add 10.9.$subnet.$2/24 dev eth$subnet &&
+    ip -6 address add fd09:$subnet::$2/64 dev eth$subnet nodad"
+  must_within 60 guest_run "$1" "ping -c 1 -W 1 10.9.$subnet.1"
+}
+# tcp_connects ADDRESS PORT
+tcp_connects() { busybox nc "$1" "$2" < /dev/null > /dev/null 2>&1; }
+listens() { guest_run "$1" "netstat -ltn | grep -q ':$2 '"; }
+# tcp_file NAME ADDRESS MIB: so much over TCP to the guest and back, compared by checksum.
+tcp_file() {
+  local name=$1 address=$2 mib=$3 want got
+  head -c "${mib}M" /dev/urandom > /srv/tcp.data
+  want=$(md5sum < /srv/tcp.data)
+  guest_job "$name" take "nc -l -p 7000 > /run/tcp.data"
+  must_within 60 listens "$name" 7000
+  timeout 600 busybox nc "$address" 7000 < /srv/tcp.data || fail "sending $mib MiB to the guest failed"
+  must_within 60 guest_job_done "$name" take
+  got=$(guest_run "$name" 'md5sum < /run/tcp.data')
+  [ "$got" = "$want" ] || fail "$mib MiB over TCP to the guest: $want became $got"
+  guest_job "$name" give "nc -l -p 7001 < /run/tcp.data"
+  must_within 60 listens "$name" 7001
+  got=$(timeout 600 busybox nc "$address" 7001 < /dev/null | md5sum)
+  [ "$got" = "$want" ] || fail "$mib MiB over TCP from the guest: $want became $got"
+  guest_run "$name" 'rm /run/tcp.data /run/take.* /run/give.*'
+  rm /srv/tcp.data
+}
+# iperf NAME ADDRESS SECONDS [OPTION…]: from the guest to dom0's ADDRESS; prints the receiver's Mbit/s.
+iperf() {
+  local name=$1 address=$2 seconds=$3 said
+  shift 3
+  iperf3 -s -1 -B "$address" > /run/lab/iperf.log 2>&1 &
+  must_within 60 eval "ss -ltn | grep -q ':5201 '"
+  said=$(RUN_SECONDS=$((seconds * 4 + 60)) guest_run "$name" "iperf3 -c $address -t $seconds -f m $* 2>&1") || fail "iperf3 $*: $(tail -3 <<< "$said")"
+  wait $!
+  awk '/receiver/ {print int($(NF - 2)); exit}' <<< "$said"
+}
+# guest_net_quiet NAME: no complaint of the guest's kernel about its interfaces.
+guest_net_quiet() {
+  local said
+  said=$(guest_run "$1" 'dmesg | grep -i -E "(xen_netfront|eth[0-9]|vif).*(error|fail|bad|invalid|rx->offset|csum)|hw csum" || true')
+  [ -z "$said" ] || fail "guest $1: $said"
+}
 
 # grants_mapped: how many grants of guests Xen knows as mapped by dom0.
 grants_mapped() {

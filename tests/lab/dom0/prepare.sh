@@ -7,7 +7,7 @@ cp -r /host/guest /lab/
 case $LAB_BACKEND in
   splitd)
     # The package leaves kernel modules alone; a host is moved by `splitctl takeover`. Here udev must not load blkback first.
-    echo 'install xen-blkback /bin/true' > /etc/modprobe.d/lab.conf
+    printf 'install xen-%s /bin/true\n' blkback netback > /etc/modprobe.d/lab.conf
     dpkg -i /host/splitd.deb
     splitd_start
     ;;

@@ -11,5 +11,5 @@ scenario() {
   guest_stop g
   splitctl handback || fail "splitctl handback failed"
   modprobe -n xen-blkback | grep -q false && fail "the rule is left after handback"
-  echo 'install xen-blkback /bin/true' > /etc/modprobe.d/lab.conf
+  printf 'install xen-%s /bin/true\n' blkback netback > /etc/modprobe.d/lab.conf
 }
