@@ -1,4 +1,4 @@
-//! The kernel's own disk backend, as sysfs shows it: is it there, what does it hold, does it take new devices by itself. All
+//! The kernel's own backends, as sysfs shows them: is one there, what does it hold, does it take new devices by itself. All
 //! paths are below a given `/sys`. Knows nothing of why one asks.
 
 use std::fs;
@@ -7,7 +7,49 @@ use std::path::{Path, PathBuf};
 
 use crate::id::{self, DeviceId, Kind};
 
-/// How the kernel's disk backend is there.
+/// A backend of the kernel's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// Of disks.
+    Blkback,
+    /// Of network interfaces.
+    Netback,
+}
+
+impl Backend {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Blkback, Self::Netback];
+
+    /// The one that would serve devices of this kind.
+    #[must_use]
+    pub fn of(kind: Kind) -> Option<Self> {
+        match kind {
+            Kind::Vbd => Some(Self::Blkback),
+            Kind::Vif => Some(Self::Netback),
+            Kind::Vbd3 => None,
+        }
+    }
+
+    /// Its name for modprobe.
+    #[must_use]
+    pub fn module(self) -> &'static str {
+        match self {
+            Self::Blkback => "xen-blkback",
+            Self::Netback => "xen-netback",
+        }
+    }
+
+    /// What its driver is called, and its devices begin with, on the bus.
+    #[must_use]
+    pub fn driver(self) -> &'static str {
+        match self {
+            Self::Blkback => "vbd",
+            Self::Netback => "vif",
+        }
+    }
+}
+
+/// How a backend of the kernel's is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driver {
     /// Not at all.
@@ -49,23 +91,13 @@ impl Sys {
         Some(driver.file_name().unwrap_or(driver.as_os_str()).to_string_lossy().into_owned())
     }
 
-    /// The kernel's disk backend.
+    /// How a backend of the kernel's is there.
     #[must_use]
-    pub fn blkback(&self) -> Driver {
-        self.backend("xen_blkback", "vbd")
-    }
-
-    /// The kernel's network backend.
-    #[must_use]
-    pub fn netback(&self) -> Driver {
-        self.backend("xen_netback", "vif")
-    }
-
-    fn backend(&self, module: &str, driver: &str) -> Driver {
-        let module = self.root.join("module").join(module);
+    pub fn driver(&self, backend: Backend) -> Driver {
+        let module = self.root.join("module").join(backend.module().replace('-', "_"));
         if module.join("initstate").exists() {
             Driver::Module
-        } else if module.exists() || self.bus().join("drivers").join(driver).exists() {
+        } else if module.exists() || self.bus().join("drivers").join(backend.driver()).exists() {
             Driver::BuiltIn
         } else {
             Driver::Absent
@@ -83,12 +115,12 @@ impl Sys {
         devices
     }
 
-    /// Disks that the kernel's backend holds.
+    /// Devices that a backend of the kernel's holds.
     #[must_use]
-    pub fn kernel_disks(&self) -> Vec<String> {
-        let disks =
-            self.devices().into_iter().filter(|(name, driver)| name.starts_with("vbd-") && driver.is_some());
-        disks.map(|(name, _)| name).collect()
+    pub fn held(&self, backend: Backend) -> Vec<String> {
+        let is_its = |name: &str| name.split_once('-').is_some_and(|(kind, _)| kind == backend.driver());
+        let held = self.devices().into_iter().filter(|(name, driver)| is_its(name) && driver.is_some());
+        held.map(|(name, _)| name).collect()
     }
 
     fn autoprobe_path(&self) -> PathBuf {
@@ -101,16 +133,10 @@ impl Sys {
         Some(fs::read_to_string(self.autoprobe_path()).ok()?.trim() != "0")
     }
 
-    /// Whether the kernel's backend takes a disk the moment it appears: serving it, too, would be two masters.
+    /// Whether a backend of the kernel's takes a device the moment it appears: serving it, too, would be two masters.
     #[must_use]
-    pub fn takes_new_disks(&self) -> bool {
-        self.blkback() != Driver::Absent && self.autoprobe() == Some(true)
-    }
-
-    /// Likewise for network interfaces.
-    #[must_use]
-    pub fn takes_new_vifs(&self) -> bool {
-        self.netback() != Driver::Absent && self.autoprobe() == Some(true)
+    pub fn takes_new(&self, backend: Backend) -> bool {
+        self.driver(backend) != Driver::Absent && self.autoprobe() == Some(true)
     }
 
     /// Lets drivers take new devices by themselves, or not.
@@ -169,16 +195,18 @@ mod tests {
         assert_eq!(sys.bound_driver(&disk(5)).as_deref(), Some("vbd"));
         assert_eq!(sys.bound_driver(&disk(6)), None);
         assert_eq!(sys.bound_driver(&DeviceId { kind: Kind::Vbd3, ..disk(5) }), None);
-        assert_eq!(sys.kernel_disks(), ["vbd-5-51712"]);
-        assert_eq!(sys.blkback(), Driver::BuiltIn);
+        assert_eq!(sys.held(Backend::Blkback), ["vbd-5-51712"]);
+        assert_eq!(sys.held(Backend::Netback), [""; 0]);
+        assert_eq!(sys.driver(Backend::Blkback), Driver::BuiltIn);
         fs::create_dir_all(dir.path().join("module/xen_blkback")).unwrap();
         fs::write(dir.path().join("module/xen_blkback/initstate"), "live\n").unwrap();
-        assert_eq!(sys.blkback(), Driver::Module);
+        assert_eq!(sys.driver(Backend::Blkback), Driver::Module);
+        assert_eq!(sys.driver(Backend::Netback), Driver::BuiltIn);
         assert_eq!(sys.autoprobe(), Some(true));
-        assert!(sys.takes_new_disks());
+        assert!(Backend::ALL.into_iter().all(|backend| sys.takes_new(backend)));
         sys.set_autoprobe(false).unwrap();
         assert_eq!(sys.autoprobe(), Some(false));
-        assert!(!sys.takes_new_disks());
+        assert!(!Backend::ALL.into_iter().any(|backend| sys.takes_new(backend)));
         assert!(sys.bind("vif-5-0").unwrap());
         assert!(!sys.bind("console-5-0").unwrap());
         assert_eq!(
@@ -192,7 +220,8 @@ mod tests {
     fn no_bus() {
         let dir = tempfile::tempdir().unwrap();
         let sys = Sys::new(dir.path());
-        assert_eq!((sys.blkback(), sys.autoprobe(), sys.devices()), (Driver::Absent, None, Vec::new()));
+        assert_eq!(Backend::ALL.map(|backend| sys.driver(backend)), [Driver::Absent; 2]);
+        assert_eq!((sys.autoprobe(), sys.devices()), (None, Vec::new()));
         assert!(sys.set_autoprobe(false).unwrap_err().to_string().contains("drivers_autoprobe"));
     }
 }

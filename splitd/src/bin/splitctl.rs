@@ -8,9 +8,11 @@ use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
 use splitd::ctl::takeover::Machine;
 use splitd::ctl::{self, doctor, table};
+use splitd::kernel::Backend;
 use splitd::protocol::Verb;
 
-/// Looks after the disks that splitd serves. DEV is vbd/DOMAIN/VDEV, as in vbd/5/xvda or vbd/web1/51712.
+/// Looks after the disks and network interfaces that splitd serves. DEV is vbd/DOMAIN/VDEV, as in vbd/5/xvda or vbd/web1/51712,
+/// or vif/DOMAIN/NUMBER, as in vif/5/0.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -33,9 +35,9 @@ struct Output {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// All disks; the first columns are those of `xl block-list`
+    /// All disks and interfaces; the first columns are those of `xl block-list`
     List(Output),
-    /// Everything about one disk
+    /// Everything about one device
     Show {
         /// Which
         dev: String,
@@ -49,7 +51,7 @@ enum Command {
         #[command(flatten)]
         output: Output,
     },
-    /// Has the worker look at its target's size now
+    /// Has a disk's worker look at its target's size now
     Resize {
         /// Which
         dev: String,
@@ -63,9 +65,19 @@ enum Command {
         #[arg(long, conflicts_with = "dev")]
         all: bool,
     },
-    /// Keeps the kernel's disk backend away from new disks; touches none that is in use
-    Takeover,
-    /// Lets the kernel's disk backend take new disks again; those that splitd serves stay with it until they are detached
+    /// Keeps the kernel's backends away from new devices; touches none that is in use
+    ///
+    /// Without an option only its disk backend. Running it again with the other option adds to what was done before.
+    Takeover {
+        /// xen-blkback
+        #[arg(long)]
+        disks: bool,
+        /// xen-netback; `serve_vifs` in splitd.toml must name somebody, or new interfaces would have no backend at all
+        #[arg(long)]
+        vifs: bool,
+    },
+    /// Undoes every takeover: the kernel's backends take new devices again; those that splitd serves stay with it until they
+    /// are detached
     Handback,
     /// What this host lacks, each with its fix
     Doctor(Output),
@@ -130,16 +142,14 @@ fn run(arguments: &Arguments) -> anyhow::Result<String> {
             };
             Ok(rows.iter().map(line).collect())
         }
-        Command::Takeover => {
-            let mut done = Machine::new(&arguments.root).take_over()?;
-            done.push(
-                "disks that splitd.toml does not name have no backend where the kernel's is kept out"
-                    .to_owned(),
-            );
-            Ok(as_lines(&done))
+        Command::Takeover { disks, vifs } => {
+            let mut which = Vec::new();
+            which.extend((*disks || !vifs).then_some(Backend::Blkback));
+            which.extend(vifs.then_some(Backend::Netback));
+            Ok(as_lines(&Machine::new(&arguments.root).take_over(&which)?))
         }
         Command::Handback => {
-            let served = served(ask(Verb::List), &arguments.run_dir);
+            let served = served(&ask(Verb::List), &arguments.run_dir);
             Ok(as_lines(&Machine::new(&arguments.root).hand_back(&served, Machine::load)?))
         }
         Command::Doctor(output) => doctor(arguments, ask(Verb::List), output),
@@ -159,20 +169,22 @@ fn as_lines(done: &[String]) -> String {
     done.iter().map(|line| format!("{line}\n")).collect()
 }
 
-/// Disks that a kernel driver could take from splitd. One that does not answer may still have workers.
-fn served(list: anyhow::Result<Value>, run_dir: &Path) -> Vec<String> {
+/// Devices that a driver of the kernel's could take from splitd. One that does not answer may still have workers.
+fn served(list: &anyhow::Result<Value>, run_dir: &Path) -> Vec<(Backend, String)> {
+    let with_backend = |kind: &str, name: String| {
+        let backend = Backend::ALL.into_iter().find(|backend| backend.driver() == kind)?;
+        Some((backend, name))
+    };
     match list {
-        Ok(result) => take_rows(&result)
+        Ok(result) => take_rows(result)
             .iter()
-            .filter(|row| {
-                row.get("kind") == Some(&json!("vbd")) && row.get("not_served").is_none_or(Value::is_null)
-            })
-            .map(|row| table::word(row.get("device")))
+            .filter(|row| row.get("not_served").is_none_or(Value::is_null))
+            .filter_map(|row| with_backend(row.get("kind")?.as_str()?, table::word(row.get("device"))))
             .collect(),
         Err(_) => {
             let entries = std::fs::read_dir(run_dir).into_iter().flatten().flatten();
             let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-            names.filter(|name| name.starts_with("vbd-")).collect()
+            names.filter_map(|name| with_backend(name.split_once('-')?.0, name.clone())).collect()
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a host lacks for its disks to be served, each with its fix. Looks only; changes nothing. Knows nothing of devices.
+//! What a host lacks for its disks and network interfaces to be served, each with its fix. Looks only; changes nothing. Knows nothing of devices.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -8,8 +8,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::takeover::Machine;
-use crate::config::{Config, Serve};
-use crate::kernel::Driver;
+use crate::config::{Config, Serve, ServeVifs};
+use crate::kernel::{Backend, Driver};
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -41,10 +41,12 @@ pub fn examine(machine: &Machine, daemon: &Result<Value, String>) -> Vec<Finding
     findings.push(store(machine));
     findings.push(io_uring(machine));
     findings.push(memlock(machine, daemon));
-    findings.push(kernel_backend(machine));
+    findings.push(kernel_backend(machine, Backend::Blkback));
     findings.push(script(machine));
-    findings.push(program(machine));
-    findings.push(config(machine));
+    findings.push(program(machine, "usr/libexec/splitd/blkback"));
+    let config = machine.config();
+    findings.push(serves(&config));
+    findings.extend(config.iter().flat_map(|config| network(machine, config)));
     findings.push(running(daemon));
     findings.extend(alarms(daemon));
     findings
@@ -136,23 +138,48 @@ fn memlock(machine: &Machine, daemon: &Result<Value, String>) -> Finding {
     }
 }
 
-fn kernel_backend(machine: &Machine) -> Finding {
+fn kernel_backend(machine: &Machine, backend: Backend) -> Finding {
+    let (check, device, fix) = match backend {
+        Backend::Blkback => ("kernel blkback", "disk", "splitctl takeover"),
+        Backend::Netback => ("kernel netback", "interface", "splitctl takeover --vifs"),
+    };
     let sys = machine.sys();
-    let held = sys.kernel_disks();
+    let held = sys.held(backend);
     let holds =
-        if held.is_empty() { "holds no disk".to_owned() } else { format!("holds {}", held.join(" ")) };
-    let check = "kernel backend";
-    match (sys.blkback(), sys.autoprobe()) {
-        (Driver::Absent, _) if machine.module_is_kept_out() => {
-            good(check, "kept out by /etc/modprobe.d/splitd.conf")
-        }
-        (Driver::Absent, _) => bad(
+        if held.is_empty() { format!("holds no {device}") } else { format!("holds {}", held.join(" ")) };
+    match (sys.driver(backend), sys.autoprobe(), machine.kept_out_by(backend)) {
+        (Driver::Absent, _, Some(file)) => good(check, format!("kept out by {file}")),
+        (Driver::Absent, _, None) => bad(
             check,
-            "not loaded, but udev loads it at the first disk, which it then takes",
-            "splitctl takeover",
+            format!("not loaded, but udev loads it at the first {device}, which it then takes"),
+            fix,
         ),
-        (_, Some(false)) => good(check, format!("loaded, takes nothing by itself, {holds}")),
-        _ => bad(check, format!("loaded, takes every new disk, {holds}"), "splitctl takeover"),
+        (_, Some(false), _) => good(check, format!("loaded, takes nothing by itself, {holds}")),
+        _ => bad(check, format!("loaded, takes every new {device}, {holds}"), fix),
+    }
+}
+
+/// What network interfaces need, where splitd.toml has splitd serve some.
+fn network(machine: &Machine, config: &Config) -> Vec<Finding> {
+    if config.serve_vifs != ServeVifs::None {
+        let program = program(machine, "usr/libexec/splitd/netback");
+        return vec![kernel_backend(machine, Backend::Netback), program, tap(machine)];
+    }
+    let nobody = |file| {
+        let found = format!("kept out by {file}, but serve_vifs is \"none\": new interfaces have no backend");
+        let fix = "set serve_vifs in /etc/splitd/splitd.toml and restart splitd, or splitctl handback";
+        bad("kernel netback", found, fix)
+    };
+    machine.kept_out_by(Backend::Netback).map(nobody).into_iter().collect()
+}
+
+/// The kernel makes the node with its module, or loads the module when the node is opened.
+fn tap(machine: &Machine) -> Finding {
+    let path = "dev/net/tun";
+    match fs::metadata(machine.path(path)) {
+        Ok(metadata) if metadata.file_type().is_char_device() => good("taps", format!("/{path}")),
+        Ok(_) => bad("taps", format!("/{path} is no device"), format!("rm /{path}; modprobe tun")),
+        Err(_) => bad("taps", format!("/{path} is missing"), "modprobe tun (CONFIG_TUN in the kernel)"),
     }
 }
 
@@ -174,8 +201,7 @@ fn script(machine: &Machine) -> Finding {
     good(check, format!("/{dir}/block-splitd"))
 }
 
-fn program(machine: &Machine) -> Finding {
-    let path = "usr/libexec/splitd/blkback";
+fn program(machine: &Machine, path: &str) -> Finding {
     if is_executable(&machine.path(path)) {
         good("worker", format!("/{path}"))
     } else {
@@ -183,16 +209,21 @@ fn program(machine: &Machine) -> Finding {
     }
 }
 
-fn config(machine: &Machine) -> Finding {
-    match Config::load(&machine.path("etc/splitd/splitd.toml")) {
-        Ok(config) => good(
-            "configuration",
-            match config.serve {
-                Serve::Script => "serves disks with script=block-splitd".to_owned(),
-                Serve::All => "serves all disks".to_owned(),
-                Serve::Domains(names) => format!("serves disks of {}", names.join(" ")),
-            },
-        ),
+fn serves(config: &anyhow::Result<Config>) -> Finding {
+    match config {
+        Ok(config) => {
+            let disks = match &config.serve {
+                Serve::Script => "disks with script=block-splitd".to_owned(),
+                Serve::All => "all disks".to_owned(),
+                Serve::Domains(names) => format!("disks of {}", names.join(" ")),
+            };
+            let interfaces = match &config.serve_vifs {
+                ServeVifs::None => "no interfaces".to_owned(),
+                ServeVifs::All => "all interfaces".to_owned(),
+                ServeVifs::Domains(names) => format!("interfaces of {}", names.join(" ")),
+            };
+            good("configuration", format!("serves {disks}, {interfaces}"))
+        }
         Err(error) => bad("configuration", format!("{error:#}").replace('\n', " "), "correct the file"),
     }
 }
@@ -217,7 +248,7 @@ fn alarms(daemon: &Result<Value, String>) -> Vec<Finding> {
         rows.iter().filter_map(|row| Some((row.get("device")?.as_str()?, row.get("alarm")?.as_str()?)));
     with_alarm
         .map(|(device, alarm)| {
-            bad("disk", format!("{device}: {alarm}"), format!("splitctl restart {device}"))
+            bad("device", format!("{device}: {alarm}"), format!("splitctl restart {device}"))
         })
         .collect()
 }
@@ -299,5 +330,49 @@ mod tests {
         assert_eq!(bad.len(), 1, "{bad:?}");
         assert!(bad[0].found.contains("vbd/5/xvda: frozen"));
         assert_eq!(findings[0].found, "Xen 4.17.7");
+        assert!(!findings.iter().any(|f| f.found.contains("netback")), "{findings:?}");
+    }
+
+    fn of_network(machine: &Machine) -> Vec<Finding> {
+        network(machine, &machine.config().unwrap())
+    }
+
+    /// Interfaces are looked after only where some are served, and then each fault has its fix.
+    #[test]
+    fn interfaces_that_are_served_need_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = Machine::new(dir.path());
+        assert_eq!(of_network(&machine), []);
+        write(dir.path(), "etc/splitd/splitd.toml", "serve_vifs = { domains = [\"web-*\"] }\n");
+        let findings = of_network(&machine);
+        let text = lines(&findings);
+        assert!(findings.iter().all(|finding| !finding.ok && finding.fix.is_some()), "{text}");
+        for part in
+            ["splitctl takeover --vifs", "libexec/splitd/netback is missing", "/dev/net/tun is missing"]
+        {
+            assert!(text.contains(part), "{part}:\n{text}");
+        }
+        assert!(serves(&machine.config()).found.ends_with("interfaces of web-*"));
+    }
+
+    /// The kernel's netback as takeover and handback leave it, beside what splitd.toml says.
+    #[test]
+    fn the_kernels_netback_against_the_configuration() {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = Machine::new(dir.path());
+        write(dir.path(), "etc/splitd/splitd.toml", "serve_vifs = \"all\"\n");
+        write(dir.path(), "sys/bus/xen-backend/drivers_autoprobe", "1\n");
+        machine.take_over(&[Backend::Netback]).unwrap();
+        assert_eq!(of_network(&machine)[0].found, "kept out by /etc/modprobe.d/splitd-vifs.conf");
+
+        write(dir.path(), "etc/splitd/splitd.toml", "");
+        let [nobody] = &of_network(&machine)[..] else { panic!("one finding") };
+        assert!(!nobody.ok && nobody.fix.as_ref().unwrap().contains("splitctl handback"), "{nobody:?}");
+
+        write(dir.path(), "etc/splitd/splitd.toml", "serve_vifs = \"all\"\n");
+        write(dir.path(), "sys/bus/xen-backend/drivers/vif/bind", "");
+        assert!(!of_network(&machine)[0].ok, "it takes every new interface");
+        machine.take_over(&[Backend::Netback]).unwrap();
+        assert_eq!(of_network(&machine)[0].found, "loaded, takes nothing by itself, holds no interface");
     }
 }

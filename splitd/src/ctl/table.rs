@@ -93,6 +93,8 @@ pub fn state_name(state: Option<u64>) -> &'static str {
         Some(4) => "Connected",
         Some(5) => "Closing",
         Some(6) => "Closed",
+        Some(7) => "Reconfiguring",
+        Some(8) => "Reconfigured",
         _ => "-",
     }
 }

@@ -1,5 +1,5 @@
-//! Keeping the kernel's disk backend off disks that splitd is to serve, and letting it back: the one change to a host that an
-//! operator asks for by name. Touches no running disk. Knows nothing of splitd's own state but what it is told.
+//! Keeping the kernel's backends off devices that splitd is to serve, and letting them back: the one change to a host that an
+//! operator asks for by name. Touches no running device. Knows of splitd its configuration and what it is told.
 
 use std::fs;
 use std::io;
@@ -8,15 +8,42 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
-use crate::kernel::{Driver, Sys};
+use crate::config::{Config, ServeVifs};
+use crate::kernel::{Backend, Driver, Sys};
 
 /// Below the host's root.
-const MODPROBE: &str = "etc/modprobe.d/splitd.conf";
+const CONFIG: &str = "etc/splitd/splitd.toml";
 const TMPFILES: &str = "etc/tmpfiles.d/splitd.conf";
 
-const MODPROBE_TEXT: &str = include_str!("../../../dist/modprobe-splitd.conf");
-
 const TMPFILES_TEXT: &str = include_str!("../../../dist/tmpfiles-splitd.conf");
+
+/// The rule that keeps a module out: its file below the host's root, and what it says.
+fn rule(backend: Backend) -> (&'static str, &'static str) {
+    match backend {
+        Backend::Blkback => {
+            ("etc/modprobe.d/splitd.conf", include_str!("../../../dist/modprobe-splitd.conf"))
+        }
+        Backend::Netback => {
+            ("etc/modprobe.d/splitd-vifs.conf", include_str!("../../../dist/modprobe-splitd-vifs.conf"))
+        }
+    }
+}
+
+/// What a backend serves.
+fn devices(backend: Backend) -> &'static str {
+    match backend {
+        Backend::Blkback => "disks",
+        Backend::Netback => "interfaces",
+    }
+}
+
+/// Whose devices splitd serves stands there in its configuration.
+fn key(backend: Backend) -> &'static str {
+    match backend {
+        Backend::Blkback => "serve",
+        Backend::Netback => "serve_vifs",
+    }
+}
 
 /// A host, or a directory that looks like one.
 #[derive(Clone, Debug)]
@@ -44,34 +71,42 @@ impl Machine {
         self.root.join(below)
     }
 
-    /// The rule that keeps the module out is there.
-    #[must_use]
-    pub fn module_is_kept_out(&self) -> bool {
-        self.path(MODPROBE).exists()
+    /// Its `splitd.toml`.
+    pub fn config(&self) -> anyhow::Result<Config> {
+        Config::load(&self.path(CONFIG))
     }
 
-    /// Keeps the kernel's disk backend away from new disks; says what it did, a line each.
-    pub fn take_over(&self) -> anyhow::Result<Vec<String>> {
+    /// The file with the rule that keeps a module out, if it is there.
+    #[must_use]
+    pub fn kept_out_by(&self, backend: Backend) -> Option<String> {
+        let (file, _) = rule(backend);
+        self.path(file).exists().then(|| format!("/{file}"))
+    }
+
+    /// Keeps these backends of the kernel's away from new devices; says what it did, a line each.
+    pub fn take_over(&self, backends: &[Backend]) -> anyhow::Result<Vec<String>> {
         if self.sys.autoprobe().is_none() && self.root == Path::new("/") {
             bail!(
-                "there is no bus xen-backend in /sys: this is not a domain that can serve disks; nothing was done"
+                "there is no bus xen-backend in /sys: this is not a domain that can serve devices; nothing was done"
             );
         }
-        let held = self.sys.kernel_disks();
-        match self.sys.blkback() {
-            Driver::Absent => self.take_over_absent(),
-            Driver::Module if held.is_empty() => {
-                let mut done = vec![self.install(MODPROBE, MODPROBE_TEXT)?];
-                done.push(self.unload()?);
-                Ok(done)
-            }
-            Driver::Module | Driver::BuiltIn => self.stop_autoprobe(&held),
+        if backends.contains(&Backend::Netback) && self.config()?.serve_vifs == ServeVifs::None {
+            bail!(
+                "serve_vifs in /{CONFIG} is \"none\": new interfaces would have no backend at all; set it and \
+                 restart splitd first; nothing was done"
+            );
         }
-    }
-
-    fn take_over_absent(&self) -> anyhow::Result<Vec<String>> {
-        let mut done = vec![self.install(MODPROBE, MODPROBE_TEXT)?];
-        if self.sys.autoprobe() == Some(false) {
+        let mut done = Vec::new();
+        for &backend in backends {
+            self.keep_away(backend, &mut done)?;
+        }
+        for &backend in backends.iter().filter(|b| self.kept_out_by(**b).is_some()) {
+            let (devices, key) = (devices(backend), key(backend));
+            done.push(format!("new {devices} that `{key}` in splitd.toml does not name have no backend"));
+        }
+        let is_out = |b| self.sys.driver(b) == Driver::Absent && self.kept_out_by(b).is_some();
+        if self.sys.autoprobe() == Some(false) && Backend::ALL.into_iter().all(is_out) {
+            self.remove(TMPFILES, &mut done)?;
             self.sys.set_autoprobe(true)?;
             done.push(
                 "set /sys/bus/xen-backend/drivers_autoprobe to 1: other kinds' drivers take their devices"
@@ -81,69 +116,96 @@ impl Machine {
         Ok(done)
     }
 
-    /// With disks of the kernel's in use, or a driver that cannot be kept out, both serve side by side.
-    fn stop_autoprobe(&self, held: &[String]) -> anyhow::Result<Vec<String>> {
-        let mut done = vec![self.install(TMPFILES, TMPFILES_TEXT)?];
-        self.sys.set_autoprobe(false)?;
-        done.push(
-            "set /sys/bus/xen-backend/drivers_autoprobe to 0: splitd decides which disks the kernel gets"
-                .into(),
-        );
-        if !held.is_empty() {
-            done.push(format!("left with the kernel until they are detached: {}", held.join(" ")));
+    fn keep_away(&self, backend: Backend, done: &mut Vec<String>) -> anyhow::Result<()> {
+        let held = self.sys.held(backend);
+        let (file, text) = rule(backend);
+        match self.sys.driver(backend) {
+            Driver::Absent => done.push(self.install(file, text)?),
+            Driver::Module if held.is_empty() => {
+                done.push(self.install(file, text)?);
+                done.push(self.unload(backend)?);
+            }
+            // With devices of the kernel's in use, or a driver that cannot be kept out, both serve side by side.
+            Driver::Module | Driver::BuiltIn => {
+                done.push(self.install(TMPFILES, TMPFILES_TEXT)?);
+                self.sys.set_autoprobe(false)?;
+                done.push(format!(
+                    "set /sys/bus/xen-backend/drivers_autoprobe to 0: splitd decides which {} the kernel gets",
+                    devices(backend)
+                ));
+                if !held.is_empty() {
+                    done.push(format!("left with the kernel until they are detached: {}", held.join(" ")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Undoes [`take_over`](Self::take_over), for whatever backends it was. `served` are the devices that splitd serves, each with
+    /// the backend that could take it; they stay with splitd until they are detached. `load` brings a driver in.
+    pub fn hand_back(
+        &self,
+        served: &[(Backend, String)],
+        load: impl Fn(Backend) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Vec<String>> {
+        let of = |backend| served.iter().filter(move |(of, _)| *of == backend).map(|(_, name)| name.as_str());
+        let names = |backend| of(backend).collect::<Vec<_>>().join(" ");
+        let loads = |backend| of(backend).next().is_some() && self.sys.driver(backend) == Driver::Absent;
+        let before = self.sys.autoprobe();
+        for backend in Backend::ALL.into_iter().filter(|b| loads(*b)) {
+            // A driver that comes in later would take every device on the bus, also those in use. It comes in now, while none
+            // is taken by itself.
+            self.sys.set_autoprobe(false).with_context(|| {
+                format!(
+                    "splitd serves {}, which the kernel's driver would take; nothing was done",
+                    names(backend)
+                )
+            })?;
+        }
+        let mut done = Vec::new();
+        for backend in Backend::ALL {
+            let (file, text) = rule(backend);
+            let removed = self.remove(file, &mut done)?;
+            if loads(backend) {
+                if let Err(trouble) = load(backend) {
+                    done.push(self.install(file, text)?);
+                    self.sys.set_autoprobe(before != Some(false))?;
+                    let why = format!("{} could not be loaded, and splitd serves", backend.module());
+                    return Err(trouble.context(format!("{why} {}; {}", names(backend), done.join("; "))));
+                }
+                done.push(format!("loaded {}", backend.module()));
+            } else if removed && self.sys.driver(backend) == Driver::Absent {
+                let (module, devices) = (backend.module(), devices(backend));
+                done.push(format!("{module} is loaded when new {devices} are attached"));
+            }
+        }
+        self.remove(TMPFILES, &mut done)?;
+        if self.sys.autoprobe() == Some(false) {
+            self.sys.set_autoprobe(true)?;
+            done.push(
+                "set /sys/bus/xen-backend/drivers_autoprobe to 1: the kernel takes new devices".to_owned(),
+            );
+        }
+        if done.is_empty() {
+            done.push("nothing to do: the kernel's backends were not kept away".to_owned());
+        }
+        if !served.is_empty() {
+            let names: Vec<_> = served.iter().map(|(_, name)| name.as_str()).collect();
+            done.push(format!("left with splitd until they are detached: {}", names.join(" ")));
         }
         Ok(done)
     }
 
-    /// Undoes [`take_over`](Self::take_over). `served` are the disks that splitd serves; they stay with it until they are
-    /// detached. `load` brings the kernel's driver in.
-    pub fn hand_back(
-        &self,
-        served: &[String],
-        load: impl FnOnce() -> anyhow::Result<()>,
-    ) -> anyhow::Result<Vec<String>> {
-        let mut done = Vec::new();
-        let loads = !served.is_empty() && self.sys.blkback() == Driver::Absent;
-        if loads {
-            // A driver that comes in later would take every disk on the bus, also those in use. It comes in now, while none is
-            // taken by itself.
-            self.sys
-                .set_autoprobe(false)
-                .context("splitd serves disks that the kernel's driver would take; nothing was done")?;
-        }
-        for file in [MODPROBE, TMPFILES] {
-            match fs::remove_file(self.path(file)) {
-                Ok(()) => done.push(format!("removed /{file}")),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error).with_context(|| format!("/{file}")),
+    /// True if it was there.
+    fn remove(&self, file: &str, done: &mut Vec<String>) -> anyhow::Result<bool> {
+        match fs::remove_file(self.path(file)) {
+            Ok(()) => {
+                done.push(format!("removed /{file}"));
+                Ok(true)
             }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error).with_context(|| format!("/{file}")),
         }
-        if loads {
-            if let Err(trouble) = load() {
-                let again = self.take_over_absent();
-                let text = format!(
-                    "the kernel's driver could not be loaded, and splitd serves {}",
-                    served.join(" ")
-                );
-                return Err(trouble.context(format!("{text}; {}", again?.join("; "))));
-            }
-            done.push("loaded xen-blkback".to_owned());
-        }
-        if self.sys.autoprobe() == Some(false) {
-            self.sys.set_autoprobe(true)?;
-            done.push(
-                "set /sys/bus/xen-backend/drivers_autoprobe to 1: the kernel takes new disks".to_owned(),
-            );
-        }
-        if !served.is_empty() {
-            done.push(format!("left with splitd until they are detached: {}", served.join(" ")));
-        }
-        if done.is_empty() {
-            done.push("nothing to do: the kernel's backend was not kept away".to_owned());
-        } else if self.sys.blkback() == Driver::Absent && served.is_empty() {
-            done.push("the kernel's disk backend is loaded at the next disk that is attached".to_owned());
-        }
-        Ok(done)
     }
 
     fn install(&self, file: &str, text: &str) -> anyhow::Result<String> {
@@ -158,94 +220,25 @@ impl Machine {
         Ok(format!("wrote /{file}"))
     }
 
-    /// `modprobe xen-blkback`
-    pub fn load() -> anyhow::Result<()> {
-        let status = Command::new("modprobe").arg("xen-blkback").status().context("modprobe")?;
-        if status.success() { Ok(()) } else { bail!("modprobe xen-blkback: {status}") }
+    /// `modprobe MODULE`
+    pub fn load(backend: Backend) -> anyhow::Result<()> {
+        let module = backend.module();
+        let status = Command::new("modprobe").arg(module).status().context("modprobe")?;
+        if status.success() { Ok(()) } else { bail!("modprobe {module}: {status}") }
     }
 
-    fn unload(&self) -> anyhow::Result<String> {
-        let status = Command::new("modprobe").args(["-r", "xen-blkback"]).status().context("modprobe")?;
+    fn unload(&self, backend: Backend) -> anyhow::Result<String> {
+        let module = backend.module();
+        let status = Command::new("modprobe").args(["-r", module]).status().context("modprobe")?;
         if status.success() {
-            return Ok("unloaded xen-blkback, which held no disk".to_owned());
+            return Ok(format!("unloaded {module}, which held no {}", devices(backend)));
         }
         self.sys.set_autoprobe(false)?;
-        Ok("xen-blkback could not be unloaded: set /sys/bus/xen-backend/drivers_autoprobe to 0 until the next boot".into())
+        Ok(format!(
+            "{module} could not be unloaded: set /sys/bus/xen-backend/drivers_autoprobe to 0 until the next boot"
+        ))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn host(driver: bool, held: bool) -> (tempfile::TempDir, Machine) {
-        let dir = tempfile::tempdir().unwrap();
-        let bus = dir.path().join("sys/bus/xen-backend");
-        fs::create_dir_all(bus.join("devices/vbd-5-51712")).unwrap();
-        fs::write(bus.join("drivers_autoprobe"), "1\n").unwrap();
-        if driver {
-            fs::create_dir_all(bus.join("drivers/vbd")).unwrap();
-        }
-        if held {
-            std::os::unix::fs::symlink("x/drivers/vbd", bus.join("devices/vbd-5-51712/driver")).unwrap();
-        }
-        let machine = Machine::new(dir.path());
-        (dir, machine)
-    }
-
-    /// Scenario 33, first half: with no driver there, a rule keeps it out; and back.
-    #[test]
-    fn module_kept_out() {
-        let (_dir, machine) = host(false, false);
-        assert_eq!(machine.take_over().unwrap(), ["wrote /etc/modprobe.d/splitd.conf"]);
-        assert!(machine.module_is_kept_out());
-        assert_eq!(machine.take_over().unwrap(), ["/etc/modprobe.d/splitd.conf is there already"]);
-        assert_eq!(machine.sys().autoprobe(), Some(true));
-        let never = || -> anyhow::Result<()> { panic!("nothing is loaded for nobody") };
-        let done = machine.hand_back(&[], never).unwrap();
-        assert_eq!(done[0], "removed /etc/modprobe.d/splitd.conf");
-        assert!(!machine.module_is_kept_out());
-        assert!(machine.hand_back(&[], never).unwrap()[0].starts_with("nothing to do"));
-    }
-
-    /// Scenario 33, second half: a disk of the kernel's stays with the kernel, new ones are decided one by one.
-    #[test]
-    fn side_by_side() {
-        let (_dir, machine) = host(true, true);
-        let done = machine.take_over().unwrap();
-        assert!(
-            done.iter().any(|line| line.contains("left with the kernel") && line.contains("vbd-5-51712")),
-            "{done:?}"
-        );
-        assert_eq!(machine.sys().autoprobe(), Some(false));
-        assert!(!machine.module_is_kept_out());
-        let done = machine.hand_back(&["vbd/6/xvda".to_owned()], || panic!("it is loaded")).unwrap();
-        assert!(
-            done.iter().any(|line| line.contains("left with splitd") && line.contains("vbd/6/xvda")),
-            "{done:?}"
-        );
-        assert_eq!(machine.sys().autoprobe(), Some(true));
-    }
-
-    /// A driver that comes in attaches to every disk on the bus, whatever its state, unless drivers take none by themselves.
-    #[test]
-    fn a_driver_comes_back_beside_served_disks_without_taking_them() {
-        let (_dir, machine) = host(false, false);
-        machine.take_over().unwrap();
-        let served = ["vbd/5/xvda".to_owned()];
-        let refused = machine.hand_back(&served, || bail!("modprobe: no")).unwrap_err();
-        assert!(format!("{refused:#}").contains("vbd/5/xvda"), "{refused:#}");
-        assert!(machine.module_is_kept_out(), "as before");
-        assert_eq!(machine.sys().autoprobe(), Some(true));
-
-        let autoprobe = machine.sys().clone();
-        let load = || {
-            assert_eq!(autoprobe.autoprobe(), Some(false));
-            Ok(())
-        };
-        machine.hand_back(&served, load).unwrap();
-
-        assert!(!machine.module_is_kept_out());
-        assert_eq!(machine.sys().autoprobe(), Some(true));
-    }
-}
+mod tests;

@@ -5,6 +5,7 @@ use xenbus::XenbusState as State;
 
 use super::{Device, RETRY};
 use crate::id::Kind;
+use crate::kernel::Backend;
 use crate::observe::{self, Look};
 use crate::step::Worker;
 
@@ -19,13 +20,10 @@ impl Device {
         self.decided = true;
         self.not_ours = match self.host.sys.bound_driver(&self.id) {
             Some(driver) => Some(format!("the kernel's driver {driver} is bound to it")),
-            None if self.id.kind == Kind::Vif && self.host.sys.takes_new_vifs() => Some(
-                "the kernel's network backend is loaded and takes every new interface: splitctl takeover"
-                    .to_owned(),
-            ),
-            None if self.id.kind == Kind::Vbd && self.host.sys.takes_new_disks() => Some(
-                "the kernel's disk backend is loaded and takes every new disk: splitctl takeover".to_owned(),
-            ),
+            None if self.kernel_takes() => Some(match self.id.kind {
+                Kind::Vif => "the kernel's network backend is loaded and takes every new interface: splitctl takeover --vifs".to_owned(),
+                Kind::Vbd | Kind::Vbd3 => "the kernel's disk backend is loaded and takes every new disk: splitctl takeover".to_owned(),
+            }),
             None => match observe::toolstack(&self.host.store, self.id).await {
                 Ok(toolstack) => {
                     let config = &self.host.config;
@@ -44,5 +42,9 @@ impl Device {
                 }
             },
         };
+    }
+
+    fn kernel_takes(&self) -> bool {
+        Backend::of(self.id.kind).is_some_and(|backend| self.host.sys.takes_new(backend))
     }
 }
