@@ -181,7 +181,9 @@ fn queue(name: &str) -> io::Result<OwnedFd> {
         .write(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
         .open("/dev/net/tun")
-        .map_err(|error| io::Error::new(error.kind(), format!("/dev/net/tun: {error}")))?;
+        .map_err(|error| {
+            io::Error::new(error.kind(), format!("/dev/net/tun: {error}; modprobe tun makes it"))
+        })?;
     let file = OwnedFd::from(file);
     let mut request = request(FLAGS);
     if name.len() >= request.ifr_name.len() {

@@ -162,12 +162,18 @@ guest_kernel_quiet() {
   said=$(guest_run "$1" 'dmesg | grep -i -E "i/o error|blkfront.*(error|fail)|xvd.*(error|fail)|EXT4-fs error|blocked for more" || true')
   [ -z "$said" ] || fail "guest $1: $said"
 }
+# fio_failed NAME TEXT: fails with what fio said, and what the guest's kernel said of fio.
+fio_failed() {
+  local kernel
+  kernel=$(guest_run "$1" 'dmesg | grep -E "fio\[|traps:|Code:" | tail -3')
+  fail "fio: $(tr '\r' '\n' <<< "$2" | tail -3) $kernel"
+}
 # verify NAME DEVICE FIO-OPTION…: a bounded run of fio that checks every byte it wrote.
 VERIFY="fio --name=verify --ioengine=libaio --direct=1 --verify=crc32c --verify_fatal=1 --verify_backlog=256 --randrepeat=1"
 verify() {
   local name=$1 device=$2 said
   shift 2
-  said=$(RUN_SECONDS=${RUN_SECONDS:-900} guest_run "$name" "$VERIFY --filename=$device $* 2>&1") || fail "fio: $(tail -3 <<< "$said")"
+  said=$(RUN_SECONDS=${RUN_SECONDS:-900} guest_run "$name" "$VERIFY --filename=$device $* 2>&1") || fio_failed "$name" "$said"
   grep -q 'err= 0' <<< "$said" || fail "fio: $(grep -m1 'err=' <<< "$said")"
 }
 
@@ -256,7 +262,8 @@ network() {
   [ -e "/sys/class/net/$bridge" ] || ip link add name "$bridge" type bridge stp_state 0 forward_delay 0 mcast_snooping 0
   ip address replace "10.9.$subnet.1/24" dev "$bridge"
   ip -6 address replace "fd09:$subnet::1/64" dev "$bridge" nodad
-  ip link set "$bridge" mtu 9000
+  # Set, so that it does not follow its ports.
+  ip link set "$bridge" mtu 1500
   ip link set "$bridge" up
 }
 # vif N [OPTION…]: the xl.cfg line of guest number N's interface.
@@ -276,13 +283,26 @@ guest_net() {
   local subnet=${3:-0}
   must_within 60 node_is "$(vif_backend "$1" "$subnet")/state" 4
   must_within 60 guest_run "$1" "test -e /sys/class/net/eth$subnet"
-  guest_run "$1" "ip link set lo up; ip link set eth$subnet up && ip address add 10.9.$subnet.$2/24 dev eth$subnet &&
-    ip -6 address add fd09:$subnet::$2/64 dev eth$subnet nodad"
+  guest_run "$1" "echo 0 > /proc/sys/net/ipv6/conf/eth$subnet/accept_dad; ip link set lo up; ip link set eth$subnet up &&
+    ip address add 10.9.$subnet.$2/24 dev eth$subnet && ip -6 address add fd09:$subnet::$2/64 dev eth$subnet"
   must_within 60 guest_run "$1" "ping -c 1 -W 1 10.9.$subnet.1"
 }
 # tcp_connects ADDRESS PORT
 tcp_connects() { busybox nc "$1" "$2" < /dev/null > /dev/null 2>&1; }
 listens() { guest_run "$1" "netstat -ltn | grep -q ':$2 '"; }
+# different NAME FILE GUEST-FILE: where the two differ first, and how much.
+different() {
+  local mib theirs ours
+  theirs=$(guest_run "$1" "wc -c < $3; split -b 1m -a 3 $3 /run/piece. && md5sum /run/piece.* | cut -c1-32; rm /run/piece.*")
+  ours=$(wc -c < "$2"; for mib in $(seq 0 $((($(stat -c %s "$2") - 1) >> 20))); do dd if="$2" bs=1M skip="$mib" count=1 status=none | md5sum | cut -c1-32; done)
+  echo "$(head -1 <<< "$ours") bytes, the guest has $(head -1 <<< "$theirs"); lines that differ: $(diff <(echo "$ours") <(echo "$theirs") | grep -c '^<')"
+  mib=$(cmp <(echo "$ours") <(echo "$theirs") | sed 's/.*line //')
+  mib=$((mib - 2))
+  dd if="$2" bs=1M skip=$mib count=1 status=none | od -An -v -tx1 -w16 > /run/lab/ours.hex
+  guest_run "$1" "dd if=$3 bs=1M skip=$mib count=1 2>/dev/null | od -An -v -tx1 -w16" > /run/lab/theirs.hex
+  echo "in MiB $mib: $(diff /run/lab/ours.hex /run/lab/theirs.hex | grep -c '^<') lines of 16 differ, from $(cmp /run/lab/ours.hex /run/lab/theirs.hex)"
+  diff /run/lab/ours.hex /run/lab/theirs.hex | head -6
+}
 # tcp_file NAME ADDRESS MIB: so much over TCP to the guest and back, compared by checksum.
 tcp_file() {
   local name=$1 address=$2 mib=$3 want got
@@ -293,7 +313,7 @@ tcp_file() {
   timeout 600 busybox nc "$address" 7000 < /srv/tcp.data || fail "sending $mib MiB to the guest failed"
   must_within 60 guest_job_done "$name" take
   got=$(guest_run "$name" 'md5sum < /run/tcp.data')
-  [ "$got" = "$want" ] || fail "$mib MiB over TCP to the guest: $want became $got"
+  [ "$got" = "$want" ] || fail "$mib MiB over TCP to the guest: $(RUN_SECONDS=600 different "$name" /srv/tcp.data /run/tcp.data)"
   guest_job "$name" give "nc -l -p 7001 < /run/tcp.data"
   must_within 60 listens "$name" 7001
   got=$(timeout 600 busybox nc "$address" 7001 < /dev/null | md5sum)

@@ -22,7 +22,7 @@ scenario() {
     must_within 60 eval '[ -n "$(net_workers | grep -vx '"$victim"')" ]'
     expect "round $round: the backend left state 4" node_is "$(vif_backend g)/state" 4
     expect "round $round: another tap" [ "$(cat "/sys/class/net/$tap/ifindex")" = "$index" ]
-    must_within 60 ping -c 1 -W 1 -q 10.9.0.2
+    must_within 60 busybox ping -c 1 -W 1 -q 10.9.0.2
   done
   touch /run/lab/stop
   must_within 600 guest_job_done g take

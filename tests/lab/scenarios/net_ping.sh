@@ -13,7 +13,7 @@ scenario() {
   guest_run g 'ping -c 20 -i 0.1 10.9.0.1 > /run/ping; grep -q " 0% packet loss" /run/ping' || fail "ping: $(guest_run g 'tail -3 /run/ping')"
   guest_run g 'ping -c 5 -i 0.1 -s 20000 10.9.0.1 > /run/ping; grep -q " 0% packet loss" /run/ping' || fail "ping of 20000 bytes: $(guest_run g 'tail -3 /run/ping')"
   guest_run g 'ping6 -c 5 -i 0.1 fd09:0::1' || fail "ping6 from the guest"
-  expect "ping to the guest" ping -c 5 -i 0.2 -q 10.9.0.2
+  expect "ping to the guest" busybox ping -c 5 -i 0.2 -q 10.9.0.2
   tcp_file g 10.9.0.2 100
   note "iperf3 guest to dom0: $(iperf g 10.9.0.1 5) Mbit/s, dom0 to guest: $(iperf g 10.9.0.1 5 -R) Mbit/s"
   local feature

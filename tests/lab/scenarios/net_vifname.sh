@@ -9,7 +9,7 @@ scenario() {
   if [ "$LAB_BACKEND" = splitd ]; then
     expect "not four queues" node_is "$(vif_frontend g)/multi-queue-num-queues" 4
     kill -9 "$(net_workers)"
-    must_within 60 ping -c 1 -W 1 -q 10.9.0.2
+    must_within 60 busybox ping -c 1 -W 1 -q 10.9.0.2
   fi
   refuse "a second web0 was made" eval 'VIFS=$(vif 3 vifname=web0) guest_create h "$(disk xvda "$(root_image h)")" 2> /run/lab/said'
   grep -q 'already exists' /run/lab/said || fail "xl does not say why: $(cat /run/lab/said)"
