@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::report::Row;
+use crate::rows::BlockRow;
 
 /// One access pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub const JOBS: [Job; 7] = [
 ];
 
 /// Runs `job` with fio's io_uring engine on `file`, `operations` of them, past the page cache.
-pub fn run_direct(job: Job, file: &Path, operations: u64) -> Result<Row> {
+pub fn run_direct(job: Job, file: &Path, operations: u64) -> Result<BlockRow> {
     let output = Command::new("fio")
         .args(["--output-format=json", "--ioengine=io_uring", "--direct=1", "--thread=1"])
         .arg(format!("--name={}", job.name))
@@ -62,7 +62,7 @@ pub fn run_direct(job: Job, file: &Path, operations: u64) -> Result<Row> {
 }
 
 /// Makes a row of fio's `--output-format=json`, reads and writes added up.
-pub fn parse(text: &str, case: &str, who: &str) -> Result<Row> {
+pub fn parse(text: &str, case: &str, who: &str) -> Result<BlockRow> {
     // fio prints warnings before the object.
     let start = text.find('{').context("fio printed no JSON object")?;
     let json: Value = serde_json::from_str(&text[start..]).context("fio's JSON")?;
@@ -80,7 +80,7 @@ pub fn parse(text: &str, case: &str, who: &str) -> Result<Row> {
     let cpu_percent = job["usr_cpu"].as_f64().unwrap_or(0.0) + job["sys_cpu"].as_f64().unwrap_or(0.0);
     let busier = if reads >= writes { "read" } else { "write" };
     let percentile = |p: &str| job[busier]["clat_ns"]["percentile"][p].as_f64().unwrap_or(f64::NAN) / 1000.0;
-    Ok(Row {
+    Ok(BlockRow {
         case: case.to_owned(),
         who: who.to_owned(),
         iops: side("read", "iops") + side("write", "iops"),

@@ -3,5 +3,6 @@
 
 pub mod fio;
 pub mod report;
+pub mod rows;
 pub mod sim;
 pub mod stats;

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use bench::fio::{self, JOBS, Job};
-use bench::report::{Report, Row};
+use bench::report::Report;
+use bench::rows::{BlockRow, NetRow, Row};
 use bench::sim;
 use clap::{Parser, Subcommand, ValueEnum};
 use worker::message::TransferMode;
@@ -39,8 +40,11 @@ enum What {
         #[arg(long)]
         json: Option<PathBuf>,
     },
-    /// The table of fio rows measured elsewhere: one JSON row a line on standard input
+    /// The table of rows measured elsewhere: one JSON row a line on standard input
     Rows {
+        /// What was measured
+        #[arg(long, value_enum, default_value_t = Kind::Block)]
+        kind: Kind,
         /// Where they come from
         #[arg(long, default_value = "lab")]
         place: String,
@@ -48,6 +52,12 @@ enum What {
         #[arg(long)]
         json: Option<PathBuf>,
     },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Kind {
+    Block,
+    Net,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -66,18 +76,23 @@ fn main() -> Result<()> {
             let rows = block(&blkback, &dir, pairs, &only, mode)?;
             finish(&Report::new("sim", machine(), rows), json.as_deref())
         }
-        What::Rows { place, json } => {
-            let rows = std::io::stdin()
-                .lines()
-                .map(|line| Ok(serde_json::from_str(&line?)?))
-                .collect::<Result<Vec<Row>>>()
-                .context("rows on standard input")?;
-            finish(&Report::new(&place, machine(), rows), json.as_deref())
+        What::Rows { kind: Kind::Block, place, json } => {
+            finish(&Report::<BlockRow>::new(&place, machine(), given()?), json.as_deref())
+        }
+        What::Rows { kind: Kind::Net, place, json } => {
+            finish(&Report::<NetRow>::new(&place, machine(), given()?), json.as_deref())
         }
     }
 }
 
-fn block(blkback: &Path, dir: &Path, pairs: u32, only: &str, mode: TransferMode) -> Result<Vec<Row>> {
+/// Rows on standard input.
+fn given<R: Row>() -> Result<Vec<R>> {
+    let lines = std::io::stdin().lines();
+    let rows = lines.map(|line| Ok(serde_json::from_str(&line?)?)).collect::<Result<_>>();
+    rows.context("rows on standard input")
+}
+
+fn block(blkback: &Path, dir: &Path, pairs: u32, only: &str, mode: TransferMode) -> Result<Vec<BlockRow>> {
     let scratch = tempfile::Builder::new().prefix("splitd-bench").tempdir_in(dir)?;
     let target = sim::make_target(scratch.path(), 256 << 20)?;
     let mut rows = Vec::new();
@@ -100,7 +115,7 @@ fn operations(job: Job) -> u64 {
     by_bytes.min(if job.depth == 1 { 8_000 } else { 40_000 })
 }
 
-fn finish(report: &Report, json: Option<&Path>) -> Result<()> {
+fn finish<R: Row>(report: &Report<R>, json: Option<&Path>) -> Result<()> {
     print!("{}", report.table());
     for other in ["direct", "kernel", "qdisk"] {
         if let Some(mean) = report.mean_against(other) {

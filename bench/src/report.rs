@@ -4,35 +4,17 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use crate::rows::Row;
 use crate::stats::{Ratio, geometric_mean, median, ratio_of_pairs};
-
-/// One measurement of one case.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Row {
-    /// Which job: `randread-4k-qd32`.
-    pub case: String,
-    /// What served it: `splitd`, `kernel`, `qdisk`, `direct`.
-    pub who: String,
-    /// Operations a second.
-    pub iops: f64,
-    /// Mebibytes a second.
-    pub mib_s: f64,
-    /// Median latency.
-    pub p50_us: f64,
-    /// 99th percentile of latency.
-    pub p99_us: f64,
-    /// CPU time per operation, of the backend (or, for `direct`, of the program that did the I/O).
-    pub cpu_us_per_io: f64,
-}
 
 /// A whole run.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct Report<R> {
     /// Of this format.
     pub version: u32,
-    /// `block`.
+    /// `block` or `net`.
     pub kind: &'static str,
     /// `sim` or `lab`.
     #[serde(rename = "where")]
@@ -40,23 +22,23 @@ pub struct Report {
     /// Processor, cores, kernel.
     pub machine: String,
     /// Every measurement, in the order taken.
-    pub rows: Vec<Row>,
-    /// Per case, `splitd/OTHER` by operations a second.
+    pub rows: Vec<R>,
+    /// Per case, `splitd/OTHER` by what was done in a second.
     pub ratios: BTreeMap<String, BTreeMap<String, Ratio>>,
-    /// Per case, `splitd/OTHER` by CPU time per operation (below 1 is cheaper).
+    /// Per case, `splitd/OTHER` by CPU time for the same work (below 1 is cheaper).
     pub cpu_ratios: BTreeMap<String, BTreeMap<String, Ratio>>,
 }
 
-impl Report {
+impl<R: Row> Report<R> {
     /// Ratios of `splitd` to everybody else, for all cases that have enough pairs.
     #[must_use]
-    pub fn new(place: &str, machine: String, rows: Vec<Row>) -> Self {
-        let ratios = compare(&rows, |r| r.iops);
-        let cpu_ratios = compare(&rows, |r| r.cpu_us_per_io);
-        Self { version: 1, kind: "block", place: place.to_owned(), machine, rows, ratios, cpu_ratios }
+    pub fn new(place: &str, machine: String, rows: Vec<R>) -> Self {
+        let ratios = compare(&rows, R::pace);
+        let cpu_ratios = compare(&rows, R::cost);
+        Self { version: 1, kind: R::KIND, place: place.to_owned(), machine, rows, ratios, cpu_ratios }
     }
 
-    /// Geometric mean over the cases of `splitd/OTHER`, by operations a second.
+    /// Geometric mean over the cases of `splitd/OTHER`, by what was done in a second.
     #[must_use]
     pub fn mean_against(&self, other: &str) -> Option<f64> {
         let name = format!("splitd/{other}");
@@ -67,28 +49,24 @@ impl Report {
     /// The table for people: medians per case and who, then the ratios with their intervals.
     #[must_use]
     pub fn table(&self) -> String {
-        let mut out = format!(
-            "{}\n{:<18} {:<7} {:>9} {:>8} {:>8} {:>8} {:>9}\n",
-            self.machine, "case", "who", "IOPS", "MiB/s", "p50 us", "p99 us", "cpu us/IO"
-        );
-        for ((case, who), rows) in group(&self.rows) {
-            let m = |f: fn(&Row) -> f64| {
-                median(&rows.iter().map(|r| f(r)).collect::<Vec<_>>()).unwrap_or(f64::NAN)
-            };
-            let _ = writeln!(
-                out,
-                "{case:<18} {who:<7} {:>9.0} {:>8.1} {:>8.0} {:>8.0} {:>9.1}",
-                m(|r| r.iops),
-                m(|r| r.mib_s),
-                m(|r| r.p50_us),
-                m(|r| r.p99_us),
-                m(|r| r.cpu_us_per_io)
-            );
+        let mut out = format!("{}\n{:<18} {:<7}", self.machine, "case", "who");
+        for column in R::COLUMNS {
+            let _ = write!(out, " {:>width$}", column.name, width = column.width);
         }
+        for ((case, who), rows) in group(&self.rows) {
+            let _ = write!(out, "\n{case:<18} {who:<7}");
+            for column in R::COLUMNS {
+                let figures: Vec<f64> = rows.iter().filter_map(|r| (column.figure)(r)).collect();
+                let figure = median(&figures)
+                    .map_or("-".to_owned(), |f| format!("{f:.digits$}", digits = column.digits));
+                let _ = write!(out, " {figure:>width$}", width = column.width);
+            }
+        }
+        out.push('\n');
         for (case, against) in &self.ratios {
             for (name, r) in against {
                 let cpu = self.cpu_ratios.get(case).and_then(|c| c.get(name));
-                let cpu = cpu.map_or(String::new(), |c| format!(", CPU per I/O {:.2}", c.median));
+                let cpu = cpu.map_or(String::new(), |c| format!(", CPU {} {:.2}", R::COST_PER, c.median));
                 let _ = writeln!(
                     out,
                     "{case:<18} {name:<15} {:.2} × ({:.2} to {:.2}, {} pairs){cpu}",
@@ -100,15 +78,15 @@ impl Report {
     }
 }
 
-fn group(rows: &[Row]) -> BTreeMap<(String, String), Vec<&Row>> {
-    let mut groups: BTreeMap<(String, String), Vec<&Row>> = BTreeMap::new();
+fn group<R: Row>(rows: &[R]) -> BTreeMap<(String, String), Vec<&R>> {
+    let mut groups: BTreeMap<(String, String), Vec<&R>> = BTreeMap::new();
     for row in rows {
-        groups.entry((row.case.clone(), row.who.clone())).or_default().push(row);
+        groups.entry((row.case().to_owned(), row.who().to_owned())).or_default().push(row);
     }
     groups
 }
 
-fn compare(rows: &[Row], figure: fn(&Row) -> f64) -> BTreeMap<String, BTreeMap<String, Ratio>> {
+fn compare<R: Row>(rows: &[R], figure: fn(&R) -> f64) -> BTreeMap<String, BTreeMap<String, Ratio>> {
     let groups = group(rows);
     let mut out: BTreeMap<String, BTreeMap<String, Ratio>> = BTreeMap::new();
     for ((case, who), theirs) in &groups {
@@ -116,7 +94,7 @@ fn compare(rows: &[Row], figure: fn(&Row) -> f64) -> BTreeMap<String, BTreeMap<S
         if who == "splitd" {
             continue;
         }
-        let values = |rows: &[&Row]| rows.iter().map(|r| figure(r)).collect::<Vec<_>>();
+        let values = |rows: &[&R]| rows.iter().map(|r| figure(r)).collect::<Vec<_>>();
         // Cases with too few pairs have rows but no ratio: nothing is claimed of them.
         if let Ok(ratio) = ratio_of_pairs(&values(ours), &values(theirs)) {
             out.entry(case.clone()).or_default().insert(format!("splitd/{who}"), ratio);
@@ -128,10 +106,11 @@ fn compare(rows: &[Row], figure: fn(&Row) -> f64) -> BTreeMap<String, BTreeMap<S
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rows::{BlockRow, NetRow};
 
-    fn row(who: &str, iops: f64) -> Row {
+    fn row(who: &str, iops: f64) -> BlockRow {
         let (case, who) = ("randread-4k-qd32".to_owned(), who.to_owned());
-        Row { case, who, iops, mib_s: iops / 256.0, p50_us: 10.0, p99_us: 20.0, cpu_us_per_io: 2.0 }
+        BlockRow { case, who, iops, mib_s: iops / 256.0, p50_us: 10.0, p99_us: 20.0, cpu_us_per_io: 2.0 }
     }
 
     /// The JSON form is an interface: version, kind, where, rows and ratios by the names that scripts read.
@@ -159,5 +138,32 @@ mod tests {
         let rows = (0..3).flat_map(|_| [row("splitd", 1.0), row("kernel", 1.0)]).collect();
         let report = Report::new("lab", String::new(), rows);
         assert!(report.ratios.is_empty() && report.table().contains("randread-4k-qd32"));
+    }
+
+    /// Streams are compared by bits, small packets by their number, and a figure that was not taken is no zero.
+    #[test]
+    fn networks_are_compared_by_what_the_case_is_about() {
+        let row = |case: &str, who: &str, gbit_s, kpps| NetRow {
+            case: case.to_owned(),
+            who: who.to_owned(),
+            gbit_s,
+            kpps,
+            cpu_us_per_mib: 100.0,
+        };
+        let pair = |_| {
+            [
+                row("tcp-in", "splitd", 2.0, None),
+                row("tcp-in", "kernel", 1.0, None),
+                row("udp-64", "splitd", 0.1, Some(30.0)),
+                row("udp-64", "kernel", 0.1, Some(10.0)),
+            ]
+        };
+        let report = Report::new("lab", String::new(), (0..8).flat_map(pair).collect());
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["kind"], "net");
+        assert_eq!(json["rows"][0]["kpps"], serde_json::Value::Null);
+        let median = |case: &str| report.ratios[case]["splitd/kernel"].median;
+        assert!((median("tcp-in") - 2.0).abs() < 1e-9 && (median("udp-64") - 3.0).abs() < 1e-9);
+        assert!(report.table().lines().any(|line| line.starts_with("tcp-in") && line.contains(" - ")));
     }
 }

@@ -19,7 +19,7 @@ use xenbus::sim::{GuestPages, GuestPort, GuestWindow, SimDomain, SimHost};
 use xenbus::{DomId, GrantRef};
 
 use crate::fio::Job;
-use crate::report::Row;
+use crate::rows::BlockRow;
 
 const GUEST: DomId = DomId(7);
 const VM_UUID: &str = "00000000-0000-0000-0000-000000000007";
@@ -116,7 +116,7 @@ impl Bed {
     }
 
     /// Does `operations` of `job` and measures them.
-    pub fn run(&mut self, job: Job, operations: u64) -> Result<Row> {
+    pub fn run(&mut self, job: Job, operations: u64) -> Result<BlockRow> {
         let pid = self.worker.process.pid;
         let cpu_before = cpu_ns(pid)?;
         let began = Instant::now();
@@ -127,7 +127,7 @@ impl Bed {
         let done = latencies.len() as f64;
         let percentile =
             |p: usize| latencies.get(latencies.len() * p / 100).map_or(f64::NAN, |ns| *ns as f64 / 1000.0);
-        Ok(Row {
+        Ok(BlockRow {
             case: job.name.to_owned(),
             who: "splitd".to_owned(),
             iops: done / took,

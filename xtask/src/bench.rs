@@ -37,15 +37,38 @@ enum What {
         #[arg(long)]
         json: Option<PathBuf>,
     },
+    /// splitd beside kernel netback on emulated Xen, in one boot
+    Net {
+        /// Alternating pairs
+        #[arg(long, default_value_t = 8)]
+        pairs: u32,
+        /// Length of each measurement
+        #[arg(long, default_value_t = 5)]
+        seconds: u32,
+        /// Only cases whose name contains this
+        #[arg(long, default_value = "")]
+        only: String,
+        /// Also write the report as JSON
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
-    let What::Block { lab, pairs, operations, only, json } = args.what;
     command::run(command::cargo().args(["build", "--release", "--quiet", "-p", "bench", "-p", "blkback"]))?;
     let release = command::target().join("release");
     let mut bench = Command::new(release.join("bench"));
+    let (lab, pairs, operations, only, json) = match args.what {
+        What::Block { lab, pairs, operations, only, json } => (lab, pairs, operations, only, json),
+        What::Net { pairs, seconds, only, json } => {
+            let env = format!("LAB_ROUNDS={pairs} LAB_SECONDS={seconds} LAB_ONLY='{only}'\n");
+            let rows = lab::bench(Xen::V4_17, "bench_net", &env)?;
+            return report(bench.args(["rows", "--kind", "net", "--place", "lab"]), &rows, json.as_deref());
+        }
+    };
     if lab {
-        let rows = lab::bench(Xen::V4_17, pairs, operations, &only)?;
+        let env = format!("LAB_ROUNDS={pairs} LAB_OPERATIONS={operations} LAB_ONLY='{only}'\n");
+        let rows = lab::bench(Xen::V4_17, "bench_block", &env)?;
         return report(bench.args(["rows", "--place", "lab"]), &rows, json.as_deref());
     }
     bench.arg("block").arg("--blkback").arg(release.join("blkback")).arg("--dir").arg(command::target());

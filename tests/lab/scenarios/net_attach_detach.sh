@@ -7,6 +7,7 @@ scenario() {
   MEMORY=512 VIFS=$(vif 2) guest_start g "$(disk xvda "$(root_image g)")"
   guest_net g 2
   for round in $(seq 20); do
+    echo "round $round at $SECONDS s"
     xl network-attach g bridge=xenbr0 mac=00:16:3e:00:01:02 mtu=9000 || fail "round $round: xl network-attach failed"
     tap=$(vif_name g 1) back=$(vif_backend g 1) front=$(vif_frontend g 1)
     must_within 60 node_is "$back/state" 4

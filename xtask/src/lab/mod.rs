@@ -219,17 +219,16 @@ pub(crate) fn images_built() -> Result<bool> {
     Xen::ALL.into_iter().try_fold(true, |built, xen| Ok(built && image::is_built(xen)?))
 }
 
-/// Runs the benchmark's scenario on `xen` and gives back its rows, one JSON object a line.
-pub(crate) fn bench(xen: Xen, rounds: u32, operations: u32, only: &str) -> Result<String> {
-    let chosen = scenario::pick(scenario::load()?, &["bench_block".to_owned()])?;
+/// Runs a benchmark's scenario on `xen`, which finds `env` in its shell, and gives back its rows, one JSON object a line.
+pub(crate) fn bench(xen: Xen, scenario: &str, env: &str) -> Result<String> {
+    let chosen = scenario::pick(scenario::load()?, &[scenario.to_owned()])?;
     let deb = dist::build()?;
     let plan = Plan { xen, store: Store::C, backend: Backend::Splitd, systemd: false, scenarios: chosen };
-    let env = format!("LAB_ROUNDS={rounds} LAB_OPERATIONS={operations} LAB_ONLY='{only}'\n");
     fs::create_dir_all(command::target().join("lab"))?;
     fs::write(command::target().join("lab/bench.env"), env)?;
     let tally = run_plan(&plan, Some(&deb))?;
     if tally.failed > 0 {
-        bail!("the benchmark did not come to its end; see target/lab/bench_block/");
+        bail!("the benchmark did not come to its end; see target/lab/{scenario}/");
     }
     Ok(fs::read_to_string(share::path(&plan).join("rows.jsonl"))?)
 }
