@@ -1,12 +1,17 @@
-//! The world that tests, the demo and benchmarks run in: guests with a reference blkfront that verifies every byte, hostile
-//! frontends, a toolstack that writes libxl's nodes. All against the simulated host. Knows nothing of how splitd or its
+//! The world that tests, the demo and benchmarks run in: guests with a reference blkfront and netfront that verify every byte,
+//! hostile frontends, the far side of network interfaces, a toolstack that writes libxl's nodes. All against the simulated host. Knows nothing of how splitd or its
 //! workers do their part: it holds the protocol in code of its own.
 
 pub mod blkfront;
 pub mod blkif;
 pub mod hostile;
+pub mod netfront;
+pub mod netif;
 pub mod oracle;
+pub mod packet;
 pub mod prng;
 pub mod store;
 pub mod toolstack;
+pub mod traffic;
+pub mod wire;
 pub mod world;

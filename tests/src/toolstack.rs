@@ -13,6 +13,10 @@ use xenbus::store::wire::{Errno, Permission, Rights};
 use crate::blkfront::state;
 use crate::store::{StoreClient, StoreError};
 
+mod vif;
+
+pub use vif::VifConfig;
+
 /// Longest wait for states 2 and 6. libxl gives up after 10 s; a test machine under load is given more, and no verdict rests on
 /// speed here.
 pub const STATE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -101,7 +105,7 @@ pub struct Toolstack {
     store: StoreClient,
 }
 
-/// Where a disk's nodes are.
+/// Where a device's nodes are.
 #[derive(Clone, Debug)]
 pub struct Paths {
     /// The guest's directory.
@@ -112,18 +116,31 @@ pub struct Paths {
     pub libxl: String,
     /// `backend/vbd/7/51712`, as scripts get it.
     pub xenbus_path: String,
+    /// The backend's directory of all devices of this kind of the guest's.
+    parent: String,
 }
 
 impl Paths {
     /// Those of a disk of a domain.
     #[must_use]
     pub fn new(domain: DomId, disk: &DiskConfig) -> Self {
-        let (kind, devid) = (disk.kind, disk.devid);
+        Self::of(domain, disk.kind, "vbd", disk.devid)
+    }
+
+    /// Those of a network interface of a domain.
+    #[must_use]
+    pub fn vif(domain: DomId, devid: u32) -> Self {
+        Self::of(domain, "vif", "vif", devid)
+    }
+
+    fn of(domain: DomId, kind: &str, front_kind: &str, devid: u32) -> Self {
+        let parent = format!("/local/domain/0/backend/{kind}/{domain}");
         Self {
-            frontend: format!("/local/domain/{domain}/device/vbd/{devid}"),
-            backend: format!("/local/domain/0/backend/{kind}/{domain}/{devid}"),
-            libxl: format!("/libxl/{domain}/device/vbd/{devid}"),
+            frontend: format!("/local/domain/{domain}/device/{front_kind}/{devid}"),
+            backend: format!("{parent}/{devid}"),
+            libxl: format!("/libxl/{domain}/device/{front_kind}/{devid}"),
             xenbus_path: format!("backend/{kind}/{domain}/{devid}"),
+            parent,
         }
     }
 }
@@ -197,27 +214,37 @@ impl Toolstack {
     /// All nodes of a disk, in one transaction.
     pub fn write_nodes(&mut self, domain: DomId, disk: &DiskConfig) -> Result<Paths, ToolError> {
         let paths = Paths::new(domain, disk);
+        let (back, front) = (backend_nodes(domain, disk, &paths), frontend_nodes(disk, &paths));
+        self.write_device(domain, &paths, &back, &front)?;
+        Ok(paths)
+    }
+
+    fn write_device(
+        &mut self,
+        domain: DomId,
+        paths: &Paths,
+        back: &[(&str, String)],
+        front: &[(&str, String)],
+    ) -> Result<(), ToolError> {
         if self.store.read(&format!("{}/state", paths.backend))?.is_some() {
-            return Err(ToolError::Exists(paths.backend));
+            return Err(ToolError::Exists(paths.backend.clone()));
         }
-        let back = backend_nodes(domain, disk, &paths);
-        let front = frontend_nodes(disk, &paths);
         self.store.transaction(|store| {
             store.make(&paths.libxl, &[Permission { domain: DomId::DOM0, rights: Rights::None }])?;
             store.write(&format!("{}/frontend", paths.libxl), &paths.frontend)?;
             store.write(&format!("{}/backend", paths.libxl), &paths.backend)?;
             store.make(&paths.frontend, &owned_by(domain, DomId::DOM0))?;
-            for (name, value) in &front {
+            for (name, value) in front {
                 store.write(&format!("{}/{name}", paths.frontend), value)?;
             }
             store.make(&paths.backend, &owned_by(DomId::DOM0, domain))?;
-            for (name, value) in &back {
+            for (name, value) in back {
                 store.write(&format!("{}/{name}", paths.backend), value)?;
                 store.write(&format!("{}/{name}", paths.libxl), value)?;
             }
             Ok(())
         })?;
-        Ok(paths)
+        Ok(())
     }
 
     fn run_script(&mut self, disk: &DiskConfig, paths: &Paths, action: &str) -> Result<(), ToolError> {
@@ -268,21 +295,19 @@ impl Toolstack {
     }
 
     /// The second half: waits for state 6, runs the script, removes all nodes and empty parents.
-    pub fn finish_detach(
-        &mut self,
-        domain: DomId,
-        disk: &DiskConfig,
-        paths: &Paths,
-    ) -> Result<(), ToolError> {
+    pub fn finish_detach(&mut self, disk: &DiskConfig, paths: &Paths) -> Result<(), ToolError> {
         self.store.wait_state(&format!("{}/state", paths.backend), &[state::CLOSED], STATE_TIMEOUT)?;
         self.run_script(disk, paths, "remove")?;
+        self.remove_device(paths)
+    }
+
+    fn remove_device(&mut self, paths: &Paths) -> Result<(), ToolError> {
         self.store.transaction(|store| {
             for path in [&paths.frontend, &paths.libxl, &paths.backend] {
                 remove_if_there(store, path)?;
             }
-            let parent = format!("/local/domain/0/backend/{}/{domain}", disk.kind);
-            if store.list(&parent)?.is_empty() {
-                remove_if_there(store, &parent)?;
+            if store.list(&paths.parent)?.is_empty() {
+                remove_if_there(store, &paths.parent)?;
             }
             Ok(())
         })?;
@@ -301,7 +326,7 @@ impl Toolstack {
             self.begin_detach(p, true)?;
         }
         for (disk, p) in disks.iter().zip(&paths) {
-            self.finish_detach(guest.id(), disk, p)?;
+            self.finish_detach(disk, p)?;
         }
         host.destroy(guest.id()).map_err(StoreError::Io)?;
         Ok(())

@@ -16,7 +16,8 @@ use tempfile::TempDir;
 use xenbus::DomId;
 use xenbus::sim::{SimDomain, SimHost};
 
-use crate::toolstack::{DiskConfig, Hotplug, ToolError, Toolstack};
+use crate::toolstack::{DiskConfig, Hotplug, Paths, ToolError, Toolstack, VifConfig};
+use crate::wire::Wire;
 
 /// Longest wait for anything that takes milliseconds on an idle machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,8 +29,10 @@ pub struct Programs {
     pub splitd: PathBuf,
     /// Its command.
     pub splitctl: PathBuf,
-    /// The workers' program.
+    /// The program of disks' workers.
     pub blkback: PathBuf,
+    /// The program of network interfaces' workers.
+    pub netback: PathBuf,
     /// Where they were built; images are put there, too.
     pub dir: PathBuf,
 }
@@ -45,6 +48,7 @@ impl Programs {
             splitd: program("splitd"),
             splitctl: program("splitctl"),
             blkback: program("blkback"),
+            netback: program("netback"),
             dir,
         })
     }
@@ -58,7 +62,7 @@ fn build() -> io::Result<PathBuf> {
     let mut command = Command::new(cargo);
     command
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["build", "--quiet", "-p", "splitd", "-p", "blkback"]);
+        .args(["build", "--quiet", "-p", "splitd", "-p", "blkback", "-p", "netback"]);
     if let Some(target) = dir.parent() {
         command.env("CARGO_TARGET_DIR", target);
     }
@@ -67,7 +71,7 @@ fn build() -> io::Result<PathBuf> {
     }
     let status = command.status()?;
     if !status.success() {
-        return Err(io::Error::other(format!("building splitd and blkback: {status}")));
+        return Err(io::Error::other(format!("building splitd and its workers: {status}")));
     }
     Ok(dir.to_owned())
 }
@@ -83,6 +87,8 @@ pub struct World {
     pub host: SimHost,
     /// xl.
     pub tools: Toolstack,
+    /// What vifs are connected to.
+    pub wire: Wire,
     images: TempDir,
     dir: TempDir,
 }
@@ -100,10 +106,12 @@ impl World {
         // Beside the programs: there is a file system with O_DIRECT, where /tmp may be a tmpfs.
         let images = TempDir::with_prefix_in("images-", &programs.dir)?;
         let host = SimHost::start(dir.path())?;
+        let wire = Wire::start(&host)?;
         let path = dir.path().join("splitd.toml");
         std::fs::write(&path, format!("worker_uid_base = 0\n{config}\n"))?;
         let tools = Toolstack::connect(&host).map_err(io::Error::other)?;
-        let mut world = Self { programs, config: path, environment, splitd: None, host, tools, images, dir };
+        let mut world =
+            Self { programs, config: path, environment, splitd: None, host, tools, wire, images, dir };
         world.start_splitd()?;
         Ok(world)
     }
@@ -138,6 +146,8 @@ impl World {
             .arg(self.run_dir())
             .arg("--blkback")
             .arg(&self.programs.blkback)
+            .arg("--netback")
+            .arg(&self.programs.netback)
             .arg("--sys")
             .arg(self.dir.path().join("sys"))
             .envs(self.environment.iter().map(|(k, v)| (k, v)))
@@ -209,12 +219,13 @@ impl World {
     }
 
     /// Attaches, and says what splitd logged if that fails.
-    pub fn attach(
-        &mut self,
-        guest: &SimDomain,
-        disk: &DiskConfig,
-    ) -> Result<crate::toolstack::Paths, ToolError> {
+    pub fn attach(&mut self, guest: &SimDomain, disk: &DiskConfig) -> Result<Paths, ToolError> {
         self.tools.attach(guest.id(), disk)
+    }
+
+    /// Attaches a network interface.
+    pub fn attach_vif(&mut self, guest: &SimDomain, vif: &VifConfig) -> Result<Paths, ToolError> {
+        self.tools.attach_vif(guest.id(), vif)
     }
 }
 

@@ -26,7 +26,7 @@ fn detach(
     world.tools.begin_detach(&paths, false).unwrap();
     front.wait_backend(&[5, 6]).unwrap();
     front.finish_close().unwrap();
-    world.tools.finish_detach(guest.id(), disk, &paths).unwrap();
+    world.tools.finish_detach(disk, &paths).unwrap();
 }
 
 /// Scenarios 1, 7 and 11, with every shape of connection: attach, verify, detach, nothing left.
@@ -106,7 +106,7 @@ fn a_bad_target_is_told_and_the_next_one_works() {
     let paths = Paths::new(guest.id(), &bad);
     assert!(matches!(w.attach(&guest, &bad), Err(ToolError::Exists(_))), "scenario 8");
     w.tools.begin_detach(&paths, false).unwrap();
-    w.tools.finish_detach(guest.id(), &bad, &paths).unwrap();
+    w.tools.finish_detach(&bad, &paths).unwrap();
 
     let image = w.image("a.img", SECTORS).unwrap();
     let good = w.disk(0, &image);

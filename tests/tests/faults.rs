@@ -69,7 +69,7 @@ fn an_unforeseen_failure_freezes_and_is_an_alarm() {
     assert_eq!(w.show(DEVICE).unwrap().state, Some(4));
     let paths = Paths::new(guest.id(), &disk);
     w.tools.begin_detach(&paths, true).unwrap();
-    w.tools.finish_detach(guest.id(), &disk, &paths).unwrap_or_else(|e| panic!("{e}\n{}", w.log()));
+    w.tools.finish_detach(&disk, &paths).unwrap_or_else(|e| panic!("{e}\n{}", w.log()));
     w.until("nothing held", |_| guest.held() == Held::default()).unwrap();
 }
 
@@ -115,7 +115,7 @@ fn rounds_of_attaching_leave_nothing() {
         w.tools.begin_detach(&paths, false).unwrap();
         front.wait_backend(&[5, 6]).unwrap();
         front.finish_close().unwrap();
-        w.tools.finish_detach(guest.id(), &disk, &paths).unwrap();
+        w.tools.finish_detach(&disk, &paths).unwrap();
         w.until("forgotten", |w| w.show(DEVICE).is_err() && children(pid) == 0).unwrap();
         w.until("descriptors as before", |_| open_files(pid) <= before)
             .unwrap_or_else(|e| panic!("round {round}: {} open, {before} before: {e}", open_files(pid)));
@@ -158,5 +158,5 @@ fn a_store_that_goes_away_stops_no_io() {
     w.tools.begin_detach(&paths, false).unwrap();
     front.wait_backend(&[5, 6]).unwrap();
     front.finish_close().unwrap();
-    w.tools.finish_detach(guest.id(), &disk, &paths).unwrap_or_else(|e| panic!("{e}\n{}", w.log()));
+    w.tools.finish_detach(&disk, &paths).unwrap_or_else(|e| panic!("{e}\n{}", w.log()));
 }

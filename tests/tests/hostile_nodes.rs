@@ -263,7 +263,7 @@ fn a_directory_that_vanishes_is_a_frontend_that_went() {
         b.world.tools.begin_detach(&paths, true).unwrap();
         b.world
             .tools
-            .finish_detach(DomId(5), &b.disk, &paths)
+            .finish_detach(&b.disk, &paths)
             .unwrap_or_else(|e| panic!("{step}: {e}\n{}", b.world.log()));
         let left = b.world.tools.store().list("/local/domain/0/backend/vbd").unwrap();
         assert_eq!(left, ["6"], "step {step}: nothing was made anew");

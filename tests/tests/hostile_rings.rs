@@ -305,10 +305,7 @@ fn persistent_grants_are_bounded_and_let_go() {
 
     let paths = Paths::new(DomId(5), &b.disk);
     b.world.tools.begin_detach(&paths, true).unwrap();
-    b.world
-        .tools
-        .finish_detach(DomId(5), &b.disk, &paths)
-        .unwrap_or_else(|e| panic!("{e}\n{}", b.world.log()));
+    b.world.tools.finish_detach(&b.disk, &paths).unwrap_or_else(|e| panic!("{e}\n{}", b.world.log()));
     b.world.host.destroy(DomId(5)).unwrap();
     let hostile = b.hostile.clone();
     b.world.until("R15 no zombie", |_| hostile.held() == Held::default()).unwrap();

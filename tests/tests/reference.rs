@@ -309,7 +309,7 @@ fn an_honest_backend_passes_in_every_shape() {
         drop(served);
         assert_eq!(w.guest.held(), xenbus::sim::Held::default());
         let paths = splitd_tests::toolstack::Paths::new(GUEST, &w.config);
-        w.tools.finish_detach(GUEST, &w.config, &paths).unwrap();
+        w.tools.finish_detach(&w.config, &paths).unwrap();
         assert_eq!(w.tools.store().list("/local/domain/0/backend/vbd").unwrap(), Vec::<String>::new());
     }
 }

@@ -87,7 +87,7 @@ fn a_disk_is_detached_under_load() {
     assert!(report.is_clean(), "{report:?}\n{}", w.log());
 
     front.finish_close().unwrap();
-    w.tools.finish_detach(guest.id(), &disk, &paths).unwrap();
+    w.tools.finish_detach(&disk, &paths).unwrap();
     assert_eq!(front.oracle().check_file(&image).unwrap(), Ok(()));
     assert_eq!(guest.held(), Held::default());
 }
@@ -106,7 +106,7 @@ fn a_silent_guest_is_detached_by_force() {
     let paths = Paths::new(guest.id(), &disk);
 
     w.tools.begin_detach(&paths, true).unwrap();
-    w.tools.finish_detach(guest.id(), &disk, &paths).unwrap_or_else(|e| panic!("{e}\n{}", w.log()));
+    w.tools.finish_detach(&disk, &paths).unwrap_or_else(|e| panic!("{e}\n{}", w.log()));
 
     w.until("forgotten", |w| w.show("vbd/5/xvda").is_err()).unwrap();
     assert_eq!(guest.held(), Held::default());

@@ -135,7 +135,7 @@ impl Guest {
         }
         world.tools.begin_detach(&self.paths, false)?;
         self.frontend.finish_close()?;
-        world.tools.finish_detach(self.domain.id(), &self.disk, &self.paths)?;
+        world.tools.finish_detach(&self.disk, &self.paths)?;
         Ok(report)
     }
 }
@@ -143,8 +143,9 @@ impl Guest {
 fn demo() -> Result<Report, Failed> {
     let dir = std::env::current_exe()?.parent().map(Path::to_owned).ok_or("the demo has no directory")?;
     let program = |name: &str| dir.join(name);
-    let (splitd, splitctl, blkback) = (program("splitd"), program("splitctl"), program("blkback"));
-    let mut world = World::start_with("", Programs { splitd, splitctl, blkback, dir }, &[])?;
+    let (splitd, splitctl) = (program("splitd"), program("splitctl"));
+    let (blkback, netback) = (program("blkback"), program("netback"));
+    let mut world = World::start_with("", Programs { splitd, splitctl, blkback, netback, dir }, &[])?;
     let mut guests = [Guest::start(&mut world, 1)?, Guest::start(&mut world, 2)?];
     for guest in &mut guests {
         guest.work()?;

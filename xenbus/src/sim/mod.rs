@@ -31,6 +31,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -109,6 +110,12 @@ impl SimHost {
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// A listening packet socket `name` in its directory, for what else the host is wired to: a connection's reads and writes are
+    /// whole messages.
+    pub fn listen(&self, name: &str) -> io::Result<UnixListener> {
+        Ok(socket::listen(&self.dir.join(name))?.into())
     }
 
     /// A new domain, with the nodes that libxl makes for it and a store socket of its own; `AlreadyExists` if the number is
