@@ -26,6 +26,7 @@ if ! wait_for 60 leftovers; then
     exit 1
   fi
 fi
+ip netns del far 2> /dev/null
 rm -f /srv/*.img /srv/*/*.img /var/log/xen/console/guest-*.log
 rm -rf /run/lab/guests
 if [ "$LAB_BACKEND" = splitd ] && ! splitd_answers; then
