@@ -30,10 +30,9 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     /// Copies every slot that is posted out of the ring, once, and keeps it.
     fn take(&mut self) -> Result<(), Stop> {
         let from = &mut self.from_guest;
-        if from.parsed == from.taken.len() {
-            from.taken.clear();
-            from.parsed = 0;
-        }
+        // What is parsed is done with: a guest whose credit is always short would have it grow for ever.
+        from.taken.drain(..from.parsed);
+        from.parsed = 0;
         for _ in 0..from.ring.unconsumed()? {
             let mut slot: TxSlot = [0; TX_SLOT_LEN];
             let index = from.ring.consume(&mut slot);
