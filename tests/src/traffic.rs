@@ -3,7 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -85,6 +85,7 @@ pub struct Traffic {
     guest: Vec<JoinHandle<(Queue, Report)>>,
     wire: Vec<JoinHandle<Report>>,
     stop: Arc<AtomicBool>,
+    received: Arc<AtomicU64>,
 }
 
 impl Traffic {
@@ -92,14 +93,15 @@ impl Traffic {
     /// for two guests on a bridge.
     pub fn start(front: &mut Frontend, end: Option<&End>, seed: u64) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
+        let received = Arc::new(AtomicU64::new(0));
         let thread = |name: String| std::thread::Builder::new().name(name);
         let queues = u16::try_from(front.queues.len()).map_err(io::Error::other)?;
         let mut guest = Vec::new();
         for (number, mut queue) in (0..).zip(front.queues.drain(..)) {
-            let stop = Arc::clone(&stop);
+            let (stop, received) = (Arc::clone(&stop), Arc::clone(&received));
             let prng = Prng::new(seed + u64::from(number));
             guest.push(thread(format!("netfront-{number}")).spawn(move || {
-                let report = Guest { number, prng, next: 0, last: None, report: Report::default() };
+                let report = Guest { number, prng, next: 0, last: None, received, report: Report::default() };
                 let report = report.run(&mut queue, &stop);
                 (queue, report)
             })?);
@@ -111,13 +113,19 @@ impl Traffic {
             let prng = Prng::new(seed + 1000);
             wire.push(thread("wire-out".into()).spawn(move || give(&writes.0, queues, prng, &writes.1))?);
         }
-        Ok(Self { guest, wire, stop })
+        Ok(Self { guest, wire, stop, received })
     }
 
     /// True once a queue has ended by itself, which it does only if something is wrong.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.guest.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Frames that the guest has received so far.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
     }
 
     /// Sends no more, waits for all answers, gives the queues back.
@@ -144,6 +152,7 @@ struct Guest {
     next: u32,
     /// The last frame or segment received.
     last: Option<(u32, usize)>,
+    received: Arc<AtomicU64>,
     report: Report,
 }
 
@@ -221,6 +230,7 @@ impl Guest {
 
     fn judge(&mut self, frame: &Incoming) {
         self.report.received += 1;
+        self.received.fetch_add(1, Ordering::Relaxed);
         let checksum = if frame.is_open() { Checksum::Open } else { Checksum::Right };
         match packet::check(&frame.bytes, checksum) {
             Ok(seen) => {

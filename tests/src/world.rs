@@ -173,6 +173,14 @@ impl World {
         ctl::ask(&self.run_dir().join("splitd.sock"), verb).map_err(io::Error::other)
     }
 
+    /// What splitctl says.
+    pub fn splitctl(&self, arguments: &[&str]) -> io::Result<String> {
+        let mut command = Command::new(&self.programs.splitctl);
+        let output = command.arg("--run-dir").arg(self.run_dir()).args(arguments).output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if output.status.success() { Ok(text) } else { Err(io::Error::other(format!("{output:?}"))) }
+    }
+
     /// What splitd says of a device.
     pub fn show(&self, device: &str) -> io::Result<Row> {
         let answer = self.ask(Verb::Show { device: device.to_owned() })?;

@@ -3,11 +3,16 @@
 //! rules.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test's helpers may fail the test
 
+mod lifecycle;
+mod offloads;
+mod settings;
+mod slots;
+
 use std::time::Duration;
 
 use splitd_tests::netfront::{Answer, Frontend, Incoming, Options, Outgoing};
 use splitd_tests::netif;
-use splitd_tests::packet::{self, Checksum, Seen, Shape, TCP4, TCP6, UDP4, UDP6, VnetHeader};
+use splitd_tests::packet::{self, Checksum, Seen, Shape, VnetHeader};
 use splitd_tests::toolstack::{Paths, VifConfig};
 use splitd_tests::wire::{End, Frame};
 use splitd_tests::world::World;
@@ -102,23 +107,4 @@ impl Bed {
 /// Every byte of it is there, and its checksum is right.
 fn assert_right(bytes: &[u8], shape: Shape, number: u32, len: usize) {
     assert_eq!(packet::check(bytes, Checksum::Right), Ok(Seen { shape, number, at: 0, len }));
-}
-
-/// Attach, a frame each way of every shape, detach, nothing left.
-#[test]
-fn an_interface_comes_serves_and_goes() {
-    for options in [Options::default(), Options::plain()] {
-        let mut b = Bed::new(options);
-        for (number, shape) in (1..).zip([TCP4, TCP6, UDP4, UDP6, Shape { tags: 1, ..TCP4 }]) {
-            let frame = b.out(0, &Outgoing::new(packet::whole(shape, number, 700)));
-            assert_right(&frame.bytes, shape, number, 700);
-            assert_eq!((frame.queue, frame.header), (0, VnetHeader::default()));
-
-            b.give(0, VnetHeader::default(), packet::whole(shape, number + 100, 900));
-            let frame = b.next(0);
-            assert_right(&frame.bytes, shape, number + 100, 900);
-            assert_eq!((frame.flags, frame.nr_slots), (0, 1));
-        }
-        b.detach();
-    }
 }
