@@ -61,8 +61,9 @@ impl From<AttachError> for ConnectError {
 impl From<Unusable> for ConnectError {
     fn from(error: Unusable) -> Self {
         match error {
-            Unusable::Tampered { .. } => Self::Frontend(error.to_string()),
-            Unusable::Lost(_) | Unusable::Terms => Self::Host(error.to_string()),
+            // Frontends begin their rings at zero: whatever else stands there, this connection is not to be saved.
+            Unusable::Tampered { .. } | Unusable::Lost(_) => Self::Frontend(error.to_string()),
+            Unusable::Terms => Self::Host(error.to_string()),
         }
     }
 }
