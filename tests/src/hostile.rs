@@ -38,13 +38,22 @@ pub struct Attacker {
 
 /// What libxl wrote and a frontend leaves alone. It also wrote `protocol`, which is the frontend's all the same.
 const TOOLSTACK_NODES: &[&str] =
-    &["backend", "backend-id", "state", "virtual-device", "device-type", "trusted"];
+    &["backend", "backend-id", "state", "virtual-device", "device-type", "trusted", "handle", "mac", "mtu"];
 
 impl Attacker {
-    /// For the device `devid`, whose nodes the toolstack has made.
+    /// For the disk `devid`, whose nodes the toolstack has made.
     pub fn new(guest: &SimDomain, devid: u32) -> Result<Self, FrontError> {
+        Self::of(guest, "vbd", devid)
+    }
+
+    /// For the network interface `devid`, likewise.
+    pub fn of_vif(guest: &SimDomain, devid: u32) -> Result<Self, FrontError> {
+        Self::of(guest, "vif", devid)
+    }
+
+    fn of(guest: &SimDomain, kind: &str, devid: u32) -> Result<Self, FrontError> {
         let mut store = StoreClient::connect(guest.store_socket())?;
-        let home = format!("/local/domain/{}/device/vbd/{devid}", guest.id());
+        let home = format!("/local/domain/{}/device/{kind}/{devid}", guest.id());
         let backend = store.read(&format!("{home}/backend"))?;
         let backend = backend.ok_or_else(|| FrontError::Backend("no backend node".into()))?;
         Ok(Self { guest: guest.clone(), store, home, backend })

@@ -275,11 +275,9 @@ impl Queue {
 
     fn sleep(&self, timeout: Duration) -> Result<bool, FrontError> {
         let files = [Some(self.tx_port.as_fd()), self.rx_port.as_ref().map(AsFd::as_fd)];
-        let ready = wake::readable(files, timeout)?;
-        for port in [Some(&self.tx_port), self.rx_port.as_ref()].into_iter().flatten() {
-            port.wait(Duration::ZERO)?;
-        }
-        Ok(ready != [false; 2])
+        wake::readable(files, timeout)?;
+        let rx_told = self.rx_port.as_ref().map_or(Ok(false), |port| port.wait(Duration::ZERO))?;
+        Ok(self.tx_port.wait(Duration::ZERO)? | rx_told)
     }
 
     /// Ends all grants; those that are still mapped are returned.
