@@ -26,6 +26,7 @@ pub const NAMES: Names = Names {
         "in_flight_now",
         "mapped_pages_now",
         "map_shortages",
+        "given_up_requests",
     ],
     histograms: &["read_ns", "write_ns", "flush_ns", "discard_ns"],
 };
@@ -50,6 +51,7 @@ pub(crate) enum Counter {
     InFlight,
     MappedPages,
     MapShortages,
+    GivenUp,
 }
 
 /// A queue's figures.
@@ -89,7 +91,7 @@ mod tests {
     /// The enum and the names are one list.
     #[test]
     fn every_counter_has_its_name() {
-        assert_eq!(NAMES.counters.len(), Counter::MapShortages as usize + 1);
+        assert_eq!(NAMES.counters.len(), Counter::GivenUp as usize + 1);
         assert_eq!(NAMES.counters[Counter::InFlight as usize], "in_flight_now");
         assert_eq!(NAMES.counters[Counter::Rejected as usize], "rejected_requests");
     }
