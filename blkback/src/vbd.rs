@@ -242,7 +242,8 @@ where
         }
         let key = FenceKey::new(&held.open.vm_uuid, held.open.devid);
         // A read-only target is copied from: what a dead predecessor still reads lands in its own buffers.
-        let passed = if held.opened.read_only { Ok(true) } else { fence::try_lock(held.target.as_fd(), key) };
+        let unfenced = held.opened.read_only || worker::crash::without("fence");
+        let passed = if unfenced { Ok(true) } else { fence::try_lock(held.target.as_fd(), key) };
         let waited = connecting.since.elapsed();
         match passed {
             Ok(true) => {

@@ -3,6 +3,7 @@
 //!
 //! `SPLITD_CRASH_POINT=NAME[:COUNT]` ends the process the COUNT-th time (the first, if not said) that NAME is passed.
 //! `SPLITD_PAUSE=NAME:MS` holds the first thread that passes NAME for so long, as a scheduler could.
+//! `SPLITD_WITHOUT=fence` leaves the fence out, to show what it is for.
 //! `SPLITD_POISON_SECTOR=N` ends the process whenever a request for that sector (0 for a flush) is about to be carried out.
 //! `SPLITD_DISK_FAULT=NAME:ERRNO[:COUNT]` makes the COUNT-th operation of that name fail; errno 0 makes all of them short.
 
@@ -54,6 +55,21 @@ fn pause(name: &str) {
     if let Some((_, ms)) = pause {
         std::thread::sleep(std::time::Duration::from_millis(ms));
     }
+}
+
+/// Whether something is left out.
+#[cfg(not(feature = "crash-points"))]
+#[inline(always)]
+#[must_use]
+pub fn without(_name: &str) -> bool {
+    false
+}
+
+/// Whether something is left out.
+#[cfg(feature = "crash-points")]
+#[must_use]
+pub fn without(name: &str) -> bool {
+    std::env::var("SPLITD_WITHOUT").is_ok_and(|what| what == name)
 }
 
 /// A request for this sector is about to be carried out.
