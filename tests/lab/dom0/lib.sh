@@ -319,6 +319,25 @@ tcp_file() {
   guest_run "$name" 'rm /run/tcp.data /run/take.* /run/give.*'
   rm /srv/tcp.data
 }
+# tcp_stream NAME ADDRESS: bytes over one TCP connection to the guest, on and on, until tcp_stream_end compares what left with what
+# arrived; STREAM_BYTES is then how many.
+tcp_stream() {
+  head -c 64M /dev/urandom > /srv/tcp.data
+  take "$1" md5sum
+  rm -f /run/lab/stop /run/lab/sent
+  (n=0; while [ ! -e /run/lab/stop ]; do dd if=/srv/tcp.data bs=1M count=1 skip=$((n++ % 64)) status=none; done) |
+    tee >(md5sum > /run/lab/sent) >(wc -c > /run/lab/sent.len) | busybox nc "$2" 7000 &
+}
+tcp_stream_end() {
+  local got want
+  touch /run/lab/stop
+  got=$(take_done "$1")
+  must_within 60 test -s /run/lab/sent -a -s /run/lab/sent.len
+  want=$(cat /run/lab/sent)
+  [ "$got" = "$want" ] || fail "over TCP to the guest: $want became $got"
+  STREAM_BYTES=$(cat /run/lab/sent.len)
+  rm /srv/tcp.data
+}
 # iperf NAME ADDRESS SECONDS [OPTION…]: from the guest to dom0's ADDRESS; prints the receiver's Mbit/s.
 iperf() {
   local name=$1 address=$2 seconds=$3 said
