@@ -1,6 +1,6 @@
 # says: 200 rounds of attach and detach of a disk and an interface on a running guest: no 10 s stall, no node, grant, fd or process left
 # acceptance: 10
-# limit: 2400
+# limit: 5400
 scenario() {
   local file round slowest=0
   network
