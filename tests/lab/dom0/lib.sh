@@ -63,21 +63,37 @@ file_system() {
 }
 
 # ---- guests
-# guest_config NAME DISK…: writes the guest's xl.cfg; prints its path. VCPUS, MEMORY, KERNEL (a version, or grub), VIFS (quoted
-# as xl.cfg wants them) and EXTRA may be set before.
+# bootable_image NAME: a copy of the guests' root disk with a kernel, an initrd and GRUB's configuration in it; prints its path.
+GUEST_ARGUMENTS="console=hvc0 quiet loglevel=1 panic=-1 mitigations=off"
+bootable_image() {
+  local file
+  file=$(root_image "$1")
+  mkdir -p /run/lab/mnt
+  mount -o loop "$file" /run/lab/mnt
+  mkdir -p /run/lab/mnt/boot/grub
+  cp "/lab/guest/$LAB_GUEST/vmlinuz" "/lab/guest/$LAB_GUEST/initrd" /run/lab/mnt/boot/
+  printf '%s\n' 'echo GRUB-READ-ITS-CONFIG' 'set default=0' 'set timeout=0' 'menuentry "Linux" {' \
+    "  linux /boot/vmlinuz $GUEST_ARGUMENTS" '  initrd /boot/initrd' '}' > /run/lab/mnt/boot/grub/grub.cfg
+  umount /run/lab/mnt
+  echo "$file"
+}
+# guest_config NAME DISK…: writes the guest's xl.cfg; prints its path. VCPUS, MEMORY, KERNEL (a version, grub or pygrub), VIFS
+# (quoted as xl.cfg wants them) and EXTRA may be set before.
 guest_config() {
   local name=$1 file=/run/lab/guests/$1.cfg
   shift
   mkdir -p /run/lab/guests
   {
     echo "name=\"$name\""
-    if [ "${KERNEL:-}" = grub ]; then
-      echo 'kernel="/usr/lib/grub-xen/grub-x86_64-xen.bin"'
-    else
-      echo "kernel=\"/lab/guest/${KERNEL:-$LAB_GUEST}/vmlinuz\""
-      echo "ramdisk=\"/lab/guest/${KERNEL:-$LAB_GUEST}/initrd\""
-    fi
-    echo "extra=\"console=hvc0 quiet loglevel=1 panic=-1 mitigations=off\""
+    case ${KERNEL:=$LAB_GUEST} in
+      grub) echo 'kernel="/usr/lib/grub-xen/grub-x86_64-xen.bin"' ;;
+      pygrub) echo 'bootloader="pygrub"' ;;
+      *)
+        echo "kernel=\"/lab/guest/$KERNEL/vmlinuz\""
+        echo "ramdisk=\"/lab/guest/$KERNEL/initrd\""
+        echo "extra=\"$GUEST_ARGUMENTS\""
+        ;;
+    esac
     echo "memory=${MEMORY:-256}"
     echo "vcpus=${VCPUS:-1}"
     echo "cpus=\"1\""
