@@ -56,12 +56,12 @@ enum Command {
         /// Which
         dev: String,
     },
-    /// Replaces a worker under the running guest; also tries again where splitd has given up
+    /// Replaces a worker under the running guest, once it has finished what it took; also tries again where splitd has given up
     Restart {
         /// Which
         #[arg(required_unless_present = "all")]
         dev: Option<String>,
-        /// All of them, one after the other
+        /// All of them, one after the other; ends at the first that fails
         #[arg(long, conflicts_with = "dev")]
         all: bool,
     },
@@ -134,14 +134,11 @@ fn run(arguments: &Arguments) -> anyhow::Result<String> {
             let result = ask(Verb::Resize { device: dev.clone() })?;
             Ok(format!("{}\n", table::word(result.get("done"))))
         }
-        Command::Restart { dev, all: _ } => {
-            let result = ask(Verb::Restart { device: dev.clone() })?;
-            let rows = result.get("restarted").and_then(Value::as_array).cloned().unwrap_or_default();
-            let line = |row: &Value| {
-                format!("{}: {}\n", table::word(row.get("device")), table::word(row.get("done")))
-            };
-            Ok(rows.iter().map(line).collect())
+        Command::Restart { dev: Some(dev), all: _ } => {
+            let done = ask(Verb::Restart { device: dev.clone() })?;
+            Ok(format!("{dev}: {}\n", table::word(done.get("done"))))
         }
+        Command::Restart { dev: None, all: _ } => ctl::restart_all(ask),
         Command::Takeover { disks, vifs } => {
             let mut which = Vec::new();
             which.extend((*disks || !vifs).then_some(Backend::Blkback));
