@@ -142,11 +142,13 @@ pub struct Toolstack {
     pub vm_uuid: String,
     /// The guest's name.
     pub domain_name: Option<String>,
+    /// `mac` of a network interface.
+    pub mac: Option<String>,
 }
 
 /// Reads what the toolstack says.
 pub async fn toolstack(store: &Store, id: DeviceId) -> Result<Toolstack, Error> {
-    let names = ["params", "mode", "discard-enable", "device-type", "removable", "script"];
+    let names = ["params", "mode", "discard-enable", "device-type", "removable", "script", "mac"];
     let ours = nodes_of(store, &id.backend_dir(), names).await?;
     let guest = nodes_of(store, home(id).trim_end_matches('/'), ["vm", "name"]).await?;
     let text = |nodes: &Nodes, name| {
@@ -166,6 +168,7 @@ pub async fn toolstack(store: &Store, id: DeviceId) -> Result<Toolstack, Error> 
         script: text(&ours, "script"),
         vm_uuid: vm_uuid(id.frontend, guest.get("vm").map(Vec::as_slice)),
         domain_name: text(&guest, "name"),
+        mac: text(&ours, "mac"),
     })
 }
 

@@ -95,6 +95,7 @@ mod tests {
             script: None,
             vm_uuid: "u".to_owned(),
             domain_name: None,
+            mac: None,
         }
     }
 

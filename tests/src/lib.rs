@@ -8,6 +8,7 @@ pub mod hostile;
 pub mod netfront;
 pub mod netif;
 pub mod oracle;
+pub mod packages;
 pub mod packet;
 pub mod prng;
 pub mod store;
