@@ -11,6 +11,7 @@ pub mod netfront;
 pub mod netif;
 pub mod netns;
 pub mod oracle;
+pub mod packages;
 pub mod packet;
 pub mod prng;
 pub mod store;
