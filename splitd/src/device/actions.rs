@@ -111,7 +111,7 @@ impl Device {
             Kind::Vif => {
                 // The script that follows looks for the tap.
                 self.open_tap()?;
-                offer::vif(&self.host.config)
+                offer::vif(&self.host.config, self.toolstack.as_ref())
             }
             Kind::Vbd | Kind::Vbd3 => offer::before_target(&self.host.config, &toolstack),
         };
@@ -224,6 +224,7 @@ impl Device {
             }
         };
         self.answer_script(Err(format!("{}: detached while it was opened", self.target_text())));
+        self.answer_restart(Err(format!("{}: detached meanwhile", self.id)));
     }
 
     /// The frontend's fault, where the kernel's backends leave theirs; then Closing.
