@@ -26,6 +26,10 @@ pub const NAMES: Names = Names {
         "in_flight_now",
         "mapped_pages_now",
         "map_shortages",
+        "read_time_ns",
+        "write_time_ns",
+        "flush_time_ns",
+        "discard_time_ns",
         "given_up_requests",
     ],
     histograms: &["read_ns", "write_ns", "flush_ns", "discard_ns"],
@@ -51,6 +55,10 @@ pub(crate) enum Counter {
     InFlight,
     MappedPages,
     MapShortages,
+    ReadTime,
+    WriteTime,
+    FlushTime,
+    DiscardTime,
     GivenUp,
 }
 
@@ -69,14 +77,16 @@ impl Figures {
 
     /// Books an answered request.
     pub(crate) fn answered(&self, work: Work, len_bytes: u64, took_ns: u64) {
-        let (requests, bytes, histogram) = match work {
+        use Counter as C;
+        let (requests, bytes, time, histogram) = match work {
             Work::Nothing => return,
-            Work::Data(Direction::Read) => (Counter::ReadRequests, Some(Counter::ReadBytes), 0),
-            Work::Data(Direction::Write) => (Counter::WriteRequests, Some(Counter::WriteBytes), 1),
-            Work::Flush => (Counter::FlushRequests, None, 2),
-            Work::Discard { .. } => (Counter::DiscardRequests, Some(Counter::DiscardBytes), 3),
+            Work::Data(Direction::Read) => (C::ReadRequests, Some(C::ReadBytes), C::ReadTime, 0),
+            Work::Data(Direction::Write) => (C::WriteRequests, Some(C::WriteBytes), C::WriteTime, 1),
+            Work::Flush => (C::FlushRequests, None, C::FlushTime, 2),
+            Work::Discard { .. } => (C::DiscardRequests, Some(C::DiscardBytes), C::DiscardTime, 3),
         };
         self.add(requests, 1);
+        self.add(time, took_ns);
         if let Some(bytes) = bytes {
             self.add(bytes, len_bytes);
         }

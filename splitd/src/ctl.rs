@@ -11,8 +11,12 @@ use serde_json::Value;
 use crate::protocol::{LINE_LEN_MAX, Request, Response, VERSION, Verb};
 
 pub mod doctor;
+pub mod journal;
+pub mod print;
+pub mod screen;
 pub mod table;
 pub mod takeover;
+pub mod top;
 
 /// Longest wait for an answer. A script is answered after 30 s at the latest.
 const ANSWER_TIME: Duration = Duration::from_secs(35);

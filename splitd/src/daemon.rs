@@ -16,7 +16,7 @@ use worker::message::Opened;
 use xenbus::DomId;
 use xenbus::store::{Address, Changed, Error, Paths, Store};
 
-use crate::config::{Config, ServeVifs};
+use crate::config::{Config, WhichVifs};
 use crate::control::{self, Answers};
 use crate::device::{Answer, Command, Device, Host, Mailbox};
 use crate::id::{self, DeviceId, Kind};
@@ -26,6 +26,7 @@ use crate::protocol::Verb;
 use crate::report::Row;
 use crate::select;
 use crate::tap::Links;
+use crate::web;
 
 /// Between attempts to reach a store that is not up yet.
 const STORE_RETRY: Duration = Duration::from_millis(500);
@@ -106,6 +107,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     daemon.scan().await;
     let listener = control::listen(&options.run_dir.join("splitd.sock"))?;
     tokio::task::spawn_local(control::serve(listener, Rc::clone(&daemon)));
+    if let Some(listen) = daemon.host.config.metrics.clone() {
+        tokio::task::spawn_local(web::serve(listen, Rc::clone(&daemon)));
+    }
     let bus = Rc::clone(&daemon);
     tokio::task::spawn_local(async move { bus.share_bus().await });
     daemon.bus_changed.notify_one();
@@ -309,7 +313,7 @@ impl Daemon {
         if Kind::ALL.iter().all(|known| known.backend_name() != kind) {
             return true;
         }
-        if kind == Kind::Vif.backend_name() && self.host.config.serve_vifs == ServeVifs::None {
+        if kind == Kind::Vif.backend_name() && self.host.config.serve_vifs == WhichVifs::None {
             return true;
         }
         let reports = self.host.reports.borrow();
@@ -377,13 +381,26 @@ impl Daemon {
     }
 }
 
+fn about() -> Value {
+    json!({ "pid": std::process::id(), "version": env!("CARGO_PKG_VERSION") })
+}
+
+impl web::Shows for Rc<Daemon> {
+    fn metrics(&self) -> String {
+        crate::series::page(&self.host.run_dir, &self.rows())
+    }
+
+    fn status(&self) -> Value {
+        let rows = self.rows();
+        let figures = crate::stats::all(&self.host.run_dir, &rows, None);
+        json!({ "version": 1, "splitd": about(), "devices": rows, "figures": figures["devices"] })
+    }
+}
+
 impl Answers for Rc<Daemon> {
     async fn answer(&self, verb: Verb) -> Result<Value, String> {
         match verb {
-            Verb::List => {
-                let splitd = json!({ "pid": std::process::id(), "version": env!("CARGO_PKG_VERSION") });
-                Ok(json!({ "splitd": splitd, "devices": self.rows() }))
-            }
+            Verb::List => Ok(json!({ "splitd": about(), "devices": self.rows() })),
             Verb::Show { device } => {
                 let id = select::device(&device, &self.rows())?;
                 let reports = self.host.reports.borrow();

@@ -409,6 +409,7 @@ impl Device {
             record: self.record.clone(),
             tap: self.tap.as_ref().map(Tap::name),
             domain_name: self.toolstack.as_ref().and_then(|t| t.domain_name.clone()),
+            mac: self.toolstack.as_ref().and_then(|t| t.mac.clone()),
             alarm: self.alarm.clone(),
             not_ours: self.not_ours.clone(),
             restarts: self.restarts,
