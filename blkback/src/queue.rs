@@ -25,6 +25,7 @@ use xenbus::memory::LocalMemory;
 use crate::discard::DiscardLine;
 use crate::figures::{Counter, Figures};
 use crate::flushes::{FlushLine, Flushes};
+use crate::linger::Linger;
 use crate::persistent::Cache;
 use crate::pool::Pool;
 use crate::request::Limits;
@@ -59,6 +60,9 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(1);
 /// So many events without work in a row are a storm, of which one is let through in each pause.
 const STORM_WAKEUPS: u32 = 64;
 const STORM_PAUSE: Duration = Duration::from_millis(2);
+
+/// Between two looks while lingering.
+const SPINS: u32 = 16;
 
 /// What all queues of a device look at.
 #[derive(Debug, Default)]
@@ -183,6 +187,10 @@ pub(crate) struct Queue<G: GrantTable, E> {
     put_off_ns: u64,
     /// How long the kernel has been short.
     lack: Shortage,
+    /// For the frontend's next request, while there is nothing else to wait for.
+    linger_for_frontend: Linger,
+    /// For the disk, while it has one operation of ours.
+    linger_for_disk: Linger,
     /// Takes nothing new.
     closing: bool,
     mappings_seen_ns: u64,
@@ -202,11 +210,15 @@ pub(crate) enum Next {
 impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     /// Does everything there is to do now.
     pub(crate) fn turn(&mut self) -> Result<Next, Stop> {
-        self.now_ns = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.now_ns = self.clock_ns();
         self.limits.capacity_sectors = self.device.capacity_sectors.load(Ordering::Relaxed);
         self.shortage = false;
         self.edge_wait = false;
+        let in_flight = self.in_flight();
         self.reap()?;
+        if self.in_flight() < in_flight {
+            self.linger_for_disk.end(self.now_ns);
+        }
         self.try_again()?;
         self.copy_out()?;
         if self.device.frozen.load(Ordering::Acquire) {
@@ -222,7 +234,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         // With nothing in flight no completion would come for those that still wait.
         let stuck = !self.waiting.is_empty() && self.in_flight() == 0 && !self.shortage && !self.edge_wait;
         let stuck = stuck || self.replay.has_next();
-        if (!self.takes_nothing() && self.ring.final_check()?) || stuck {
+        if (!self.takes_nothing() && (self.linger()? || self.ring.final_check()?)) || stuck {
             self.uring.submit()?;
             return Ok(Next::Again);
         }
@@ -231,11 +243,45 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         Ok(Next::Wait(storm.or(shortage).or_else(|| self.look_after_mappings())))
     }
 
+    /// Looks for a moment for what comes next, if that is worth it; true if it has come. At depth it would only cost: there the next
+    /// completion is under way anyway, and batches grow while we sleep.
+    fn linger(&mut self) -> Result<bool, Stop> {
+        let now_ns = self.clock_ns();
+        let waits_for_disk = self.in_flight() == 1;
+        let limit_ns = match self.in_flight() {
+            0 => self.linger_for_frontend.begin(now_ns),
+            1 => self.linger_for_disk.begin(now_ns),
+            _ => return Ok(false),
+        };
+        if limit_ns == 0 {
+            return Ok(false);
+        }
+        self.uring.submit()?;
+        while self.clock_ns() - now_ns < limit_ns {
+            if self.ring.unconsumed()? > 0 || self.uring.has_ended()? {
+                return Ok(true);
+            }
+            (0..SPINS).for_each(|_| std::hint::spin_loop());
+        }
+        if waits_for_disk {
+            self.linger_for_disk.miss()
+        } else {
+            self.linger_for_frontend.miss()
+        }
+        Ok(false)
+    }
+
+    fn clock_ns(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
     fn note_wakeup(&mut self, taken: u32) {
         if taken > 0 {
             self.empty_wakeups = 0;
+            self.linger_for_frontend.end(self.now_ns);
         } else if self.event && !self.event_held {
             self.empty_wakeups = self.empty_wakeups.saturating_add(1);
+            self.linger_for_frontend.end_in_vain();
             self.figures.add(Counter::EmptyWakeups, 1);
         }
     }

@@ -303,6 +303,7 @@ where
                 frontend: held.open.frontend,
                 connection: connect.connection,
                 predecessor_crashed: connect.predecessor_crashed,
+                busy_poll_ns: u64::from(held.open.busy_poll_us) * 1000,
                 ring: ring.clone(),
                 abi: connect.abi,
                 mode,

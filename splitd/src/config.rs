@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
+use worker::message::MAX_BUSY_POLL_US;
 
 use crate::id::Kind;
 use crate::web::Listen;
@@ -32,6 +33,8 @@ pub struct Config {
     pub max_indirect_segments: u16,
     /// Transfer buffers of one device.
     pub buffer_bytes: u64,
+    /// Longest a disk's worker looks for what comes next before it sleeps.
+    pub busy_poll_us: u32,
     /// Longest wait for a dead worker's last I/O.
     pub fence_timeout_ms: u64,
     /// The worker of domain N runs as this user plus N; 0: as the user that splitd runs as.
@@ -97,6 +100,7 @@ impl Default for Config {
             max_ring_page_order: 4,
             max_indirect_segments: 256,
             buffer_bytes: 4 << 20,
+            busy_poll_us: 0,
             fence_timeout_ms: 30_000,
             worker_uid_base: 1_879_048_192,
             crash_loop: CrashLoop { deaths: 5, within_s: 60 },
@@ -126,6 +130,9 @@ impl Config {
         }
         if config.max_indirect_segments > 256 {
             bail!("max_indirect_segments is {}: allowed are 0 to 256", config.max_indirect_segments);
+        }
+        if config.busy_poll_us > MAX_BUSY_POLL_US {
+            bail!("busy_poll_us is {}: allowed are 0 to {MAX_BUSY_POLL_US}", config.busy_poll_us);
         }
         if !(1 << 20..=1 << 30).contains(&config.buffer_bytes) {
             bail!("buffer_bytes is {}: allowed are {} to {}", config.buffer_bytes, 1 << 20, 1 << 30);
@@ -218,6 +225,7 @@ mod tests {
             ("max_queues = 0", "max_queues"),
             ("max_ring_page_order = 5", "allowed are 0 to 4"),
             ("buffer_bytes = 17", "buffer_bytes is 17"),
+            ("busy_poll_us = 51", "busy_poll_us is 51"),
             ("crash_loop = { deaths = 0, within_s = 1 }", "crash_loop.deaths"),
             ("metrics = \"9981\"", "allowed are \"off\", ADDRESS:PORT"),
         ] {

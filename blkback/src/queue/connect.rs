@@ -22,6 +22,7 @@ use super::{Copies, Device, Queue, Stop};
 use crate::discard::DiscardLine;
 use crate::figures::Figures;
 use crate::flushes::FlushLine;
+use crate::linger::Linger;
 use crate::persistent::Cache;
 use crate::pool::Pool;
 use crate::request::Limits;
@@ -51,6 +52,7 @@ pub(crate) struct Terms {
     pub(crate) frontend: u16,
     pub(crate) connection: u64,
     pub(crate) predecessor_crashed: bool,
+    pub(crate) busy_poll_ns: u64,
     pub(crate) ring: QueueRing,
     pub(crate) abi: Abi,
     pub(crate) mode: TransferMode,
@@ -194,6 +196,8 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             put_off: Vec::with_capacity(nr_slots * 2),
             put_off_ns: 0,
             lack: Shortage::default(),
+            linger_for_frontend: Linger::new(terms.busy_poll_ns),
+            linger_for_disk: Linger::new(terms.busy_poll_ns),
             closing: false,
             mappings_seen_ns: 0,
             started: Instant::now(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use worker::counters;
 use worker::journal::Journal;
-use worker::message::{Fault, Open, Opened, Phase};
+use worker::message::{Fault, MAX_BUSY_POLL_US, Open, Opened, Phase};
 use worker::sandbox;
 use worker::uring::Uring;
 use worker::wake::Bell;
@@ -162,6 +162,9 @@ fn check(open: &Open) -> Result<(), (Fault, String)> {
             "max_indirect_segments {}: 0 to {most} are allowed",
             open.max_indirect_segments
         ));
+    }
+    if open.busy_poll_us > MAX_BUSY_POLL_US {
+        return refuse(format!("busy_poll_us {}: 0 to {MAX_BUSY_POLL_US} are allowed", open.busy_poll_us));
     }
     let least = MIN_BUFFER_PAGES_PER_QUEUE * u64::from(open.max_queues) * PAGE_LEN as u64;
     if open.buffer_len_bytes < least {

@@ -89,6 +89,7 @@ impl Device {
             max_ring_order: config.max_ring_page_order,
             max_indirect_segments: config.max_indirect_segments,
             buffer_len_bytes: config.buffer_bytes,
+            busy_poll_us: config.busy_poll_us,
             run_dir: self.dir.clone(),
             uid: self.uid(),
         })
