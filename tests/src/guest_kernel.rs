@@ -54,6 +54,7 @@ pub struct Moving<T> {
 
 impl<T: Send + 'static> Moving<T> {
     fn start<P: Send + 'static>(
+        name: &str,
         pairs: impl IntoIterator<Item = P>,
         work: fn(P, &AtomicBool) -> Result<T, FrontError>,
     ) -> io::Result<Self> {
@@ -61,17 +62,23 @@ impl<T: Send + 'static> Moving<T> {
         let mut threads = Vec::new();
         for pair in pairs {
             let stop = Arc::clone(&stop);
-            let named = std::thread::Builder::new().name("mover".into());
+            let named = std::thread::Builder::new().name(name.into());
             threads.push(named.spawn(move || work(pair, &stop))?);
         }
         Ok(Self { threads, stop })
     }
 
     /// What the threads give back.
-    pub fn stop(self) -> Result<Vec<T>, FrontError> {
+    pub fn stop(mut self) -> Result<Vec<T>, FrontError> {
         self.stop.store(true, Ordering::Release);
         let panicked = |_| FrontError::Backend("a thread that moves frames panicked".into());
-        self.threads.into_iter().map(|thread| thread.join().map_err(panicked)?).collect()
+        std::mem::take(&mut self.threads).into_iter().map(|thread| thread.join().map_err(panicked)?).collect()
+    }
+}
+
+impl<T> Drop for Moving<T> {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
     }
 }
 
@@ -81,7 +88,7 @@ pub fn run(front: &mut Frontend, taps: Vec<TapQueue>) -> io::Result<Moving<(Queu
     for unused in taps.iter().skip(front.queues.len()) {
         unused.detach()?;
     }
-    Moving::start(std::mem::take(&mut front.queues).into_iter().zip(taps), |(queue, tap), stop| {
+    Moving::start("guest", std::mem::take(&mut front.queues).into_iter().zip(taps), |(queue, tap), stop| {
         let mut guest = Guest { queue, tap, buffer: vec![0; LONGEST_LEN], waiting: None, is_blocked: None };
         while !stop.load(Ordering::Acquire) {
             guest.turn()?;
@@ -198,9 +205,12 @@ fn incoming(frame: Incoming) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Frames from the one tap to the other and back, as they are; nanoseconds of CPU time that it took.
-pub fn copy(pairs: impl IntoIterator<Item = (TapQueue, TapQueue)>) -> io::Result<Moving<u64>> {
-    Moving::start(pairs, |(one, other), stop| {
+/// Name of the threads of [`copy`].
+pub const COPIER: &str = "copier";
+
+/// Frames from the one tap to the other and back, as they are.
+pub fn copy(pairs: impl IntoIterator<Item = (TapQueue, TapQueue)>) -> io::Result<Moving<()>> {
+    Moving::start(COPIER, pairs, |(one, other), stop| {
         let mut buffer = vec![0; LONGEST_LEN];
         while !stop.load(Ordering::Acquire) {
             if !(pass(&one, &other, &mut buffer)? | pass(&other, &one, &mut buffer)?) {
@@ -208,7 +218,7 @@ pub fn copy(pairs: impl IntoIterator<Item = (TapQueue, TapQueue)>) -> io::Result
                 wake::ready(files, Some(LOOK))?;
             }
         }
-        Ok(own_cpu_ns()?)
+        Ok(())
     })
 }
 
@@ -222,10 +232,4 @@ fn pass(from: &TapQueue, to: &TapQueue, buffer: &mut [u8]) -> io::Result<bool> {
         to.write(buffer.get(..VNET_LEN + len).unwrap_or_default())?;
     }
     Ok(true)
-}
-
-fn own_cpu_ns() -> io::Result<u64> {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat")?;
-    let ns = text.split_whitespace().next().and_then(|ns| ns.parse().ok());
-    ns.ok_or_else(|| io::Error::other(format!("schedstat: {text}")))
 }
