@@ -26,6 +26,10 @@ pub const NAMES: Names = Names {
         "in_flight_now",
         "mapped_pages_now",
         "map_shortages",
+        "read_time_ns",
+        "write_time_ns",
+        "flush_time_ns",
+        "discard_time_ns",
     ],
     histograms: &["read_ns", "write_ns", "flush_ns", "discard_ns"],
 };
@@ -50,6 +54,10 @@ pub(crate) enum Counter {
     InFlight,
     MappedPages,
     MapShortages,
+    ReadTime,
+    WriteTime,
+    FlushTime,
+    DiscardTime,
 }
 
 /// A queue's figures.
@@ -67,14 +75,16 @@ impl Figures {
 
     /// Books an answered request.
     pub(crate) fn answered(&self, work: Work, len_bytes: u64, took_ns: u64) {
-        let (requests, bytes, histogram) = match work {
+        use Counter as C;
+        let (requests, bytes, time, histogram) = match work {
             Work::Nothing => return,
-            Work::Data(Direction::Read) => (Counter::ReadRequests, Some(Counter::ReadBytes), 0),
-            Work::Data(Direction::Write) => (Counter::WriteRequests, Some(Counter::WriteBytes), 1),
-            Work::Flush => (Counter::FlushRequests, None, 2),
-            Work::Discard { .. } => (Counter::DiscardRequests, Some(Counter::DiscardBytes), 3),
+            Work::Data(Direction::Read) => (C::ReadRequests, Some(C::ReadBytes), C::ReadTime, 0),
+            Work::Data(Direction::Write) => (C::WriteRequests, Some(C::WriteBytes), C::WriteTime, 1),
+            Work::Flush => (C::FlushRequests, None, C::FlushTime, 2),
+            Work::Discard { .. } => (C::DiscardRequests, Some(C::DiscardBytes), C::DiscardTime, 3),
         };
         self.add(requests, 1);
+        self.add(time, took_ns);
         if let Some(bytes) = bytes {
             self.add(bytes, len_bytes);
         }
@@ -89,7 +99,7 @@ mod tests {
     /// The enum and the names are one list.
     #[test]
     fn every_counter_has_its_name() {
-        assert_eq!(NAMES.counters.len(), Counter::MapShortages as usize + 1);
+        assert_eq!(NAMES.counters.len(), Counter::DiscardTime as usize + 1);
         assert_eq!(NAMES.counters[Counter::InFlight as usize], "in_flight_now");
         assert_eq!(NAMES.counters[Counter::Rejected as usize], "rejected_requests");
     }

@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use serde::Deserialize;
 
 use crate::id::Kind;
+use crate::web::Listen;
 
 /// Everything that an operator sets.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -37,6 +38,17 @@ pub struct Config {
     pub worker_uid_base: u32,
     /// When a worker that keeps dying is left dead.
     pub crash_loop: CrashLoop,
+    /// Where metrics and the status page are served; "off" for nowhere.
+    #[serde(deserialize_with = "listen")]
+    pub metrics: Option<Listen>,
+}
+
+fn listen<'de, D: serde::Deserializer<'de>>(text: D) -> Result<Option<Listen>, D::Error> {
+    let text = String::deserialize(text)?;
+    if text == "off" {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(serde::de::Error::custom)
 }
 
 /// Whose devices are served.
@@ -88,6 +100,7 @@ impl Default for Config {
             fence_timeout_ms: 30_000,
             worker_uid_base: 1_879_048_192,
             crash_loop: CrashLoop { deaths: 5, within_s: 60 },
+            metrics: None,
         }
     }
 }
@@ -206,6 +219,7 @@ mod tests {
             ("max_ring_page_order = 5", "allowed are 0 to 4"),
             ("buffer_bytes = 17", "buffer_bytes is 17"),
             ("crash_loop = { deaths = 0, within_s = 1 }", "crash_loop.deaths"),
+            ("metrics = \"9981\"", "allowed are \"off\", ADDRESS:PORT"),
         ] {
             let error = format!("{:#}", Config::parse(text).unwrap_err());
             assert!(error.contains(part), "{text}: {error}");

@@ -26,6 +26,7 @@ use crate::protocol::Verb;
 use crate::report::Row;
 use crate::select;
 use crate::tap::Links;
+use crate::web;
 
 /// Between attempts to reach a store that is not up yet.
 const STORE_RETRY: Duration = Duration::from_millis(500);
@@ -39,6 +40,9 @@ const SCRIPT_TIME: Duration = Duration::from_secs(30);
 /// When to look at the kernel's bus after something changed.
 const BUS_WAITS: [Duration; 4] =
     [Duration::ZERO, Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1)];
+
+/// A worker hands over within 5 s or is killed; the rest is its successor's fence. Less than `splitctl` waits.
+const RESTART_TIME: Duration = Duration::from_secs(30);
 
 /// Other commands.
 const COMMAND_TIME: Duration = Duration::from_secs(10);
@@ -103,6 +107,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     daemon.scan().await;
     let listener = control::listen(&options.run_dir.join("splitd.sock"))?;
     tokio::task::spawn_local(control::serve(listener, Rc::clone(&daemon)));
+    if let Some(listen) = daemon.host.config.metrics.clone() {
+        tokio::task::spawn_local(web::serve(listen, Rc::clone(&daemon)));
+    }
     let bus = Rc::clone(&daemon);
     tokio::task::spawn_local(async move { bus.share_bus().await });
     daemon.bus_changed.notify_one();
@@ -372,33 +379,28 @@ impl Daemon {
             .await
             .map_err(|_| format!("{id}: no such device in xenstore"))
     }
+}
 
-    async fn restart(&self, device: Option<String>) -> Result<Value, String> {
-        let chosen = match device {
-            Some(text) => vec![self.find(&text)?],
-            None => {
-                let served: Vec<_> =
-                    self.rows().iter().filter(|row| row.pid.is_some()).filter_map(Row::id).collect();
-                let devices = self.devices.borrow();
-                served.into_iter().filter_map(|id| Some((id, devices.get(&id)?.clone()))).collect()
-            }
-        };
-        let mut done = Vec::new();
-        for (id, mailbox) in chosen {
-            let text = self.ask(&mailbox, COMMAND_TIME, Command::Restart).await?;
-            done.push(json!({"device": id.to_string(), "done": text}));
-        }
-        Ok(json!({ "restarted": done }))
+fn about() -> Value {
+    json!({ "pid": std::process::id(), "version": env!("CARGO_PKG_VERSION") })
+}
+
+impl web::Shows for Rc<Daemon> {
+    fn metrics(&self) -> String {
+        crate::series::page(&self.host.run_dir, &self.rows())
+    }
+
+    fn status(&self) -> Value {
+        let rows = self.rows();
+        let figures = crate::stats::all(&self.host.run_dir, &rows, None);
+        json!({ "version": 1, "splitd": about(), "devices": rows, "figures": figures["devices"] })
     }
 }
 
 impl Answers for Rc<Daemon> {
     async fn answer(&self, verb: Verb) -> Result<Value, String> {
         match verb {
-            Verb::List => {
-                let splitd = json!({ "pid": std::process::id(), "version": env!("CARGO_PKG_VERSION") });
-                Ok(json!({ "splitd": splitd, "devices": self.rows() }))
-            }
+            Verb::List => Ok(json!({ "splitd": about(), "devices": self.rows() })),
             Verb::Show { device } => {
                 let id = select::device(&device, &self.rows())?;
                 let reports = self.host.reports.borrow();
@@ -415,7 +417,11 @@ impl Answers for Rc<Daemon> {
                 let done = self.ask(&mailbox, COMMAND_TIME, Command::Resize).await?;
                 Ok(json!({ "done": done }))
             }
-            Verb::Restart { device } => self.restart(device).await,
+            Verb::Restart { device } => {
+                let (_, mailbox) = self.find(&device)?;
+                let done = self.ask(&mailbox, RESTART_TIME, Command::Restart).await?;
+                Ok(json!({ "done": done }))
+            }
             Verb::HotplugAdd { path } => {
                 let mailbox = self.script_device(&path).await?;
                 let opened: Opened = self.ask(&mailbox, SCRIPT_TIME, Command::HotplugAdd).await?;

@@ -12,6 +12,7 @@ pub mod netfront;
 pub mod netif;
 pub mod netns;
 pub mod oracle;
+pub mod packages;
 pub mod packet;
 pub mod prng;
 pub mod store;

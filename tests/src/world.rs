@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -203,10 +203,21 @@ impl World {
         ctl::ask(&self.run_dir().join("splitd.sock"), verb).map_err(io::Error::other)
     }
 
+    /// The command.
+    #[must_use]
+    pub fn splitctl_program(&self) -> &Path {
+        &self.programs.splitctl
+    }
+
+    /// Runs splitctl to its end.
+    pub fn run_splitctl(&self, arguments: &[&str]) -> io::Result<Output> {
+        let mut command = Command::new(&self.programs.splitctl);
+        command.arg("--run-dir").arg(self.run_dir()).args(arguments).stdin(Stdio::null()).output()
+    }
+
     /// What splitctl says.
     pub fn splitctl(&self, arguments: &[&str]) -> io::Result<String> {
-        let mut command = Command::new(&self.programs.splitctl);
-        let output = command.arg("--run-dir").arg(self.run_dir()).args(arguments).output()?;
+        let output = self.run_splitctl(arguments)?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         if output.status.success() { Ok(text) } else { Err(io::Error::other(format!("{output:?}"))) }
     }

@@ -224,6 +224,7 @@ impl Device {
             }
         };
         self.answer_script(Err(format!("{}: detached while it was opened", self.target_text())));
+        self.answer_restart(Err(format!("{}: detached meanwhile", self.id)));
     }
 
     /// The frontend's fault, where the kernel's backends leave theirs; then Closing.
