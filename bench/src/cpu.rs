@@ -14,14 +14,22 @@ pub fn of_threads(name: &str) -> Result<u64> {
     of_tasks("self", |comm| comm.trim() == name)
 }
 
+/// Of the calling thread so far, in ns.
+pub fn of_this_thread() -> Result<u64> {
+    of_task(Path::new("/proc/thread-self"))
+}
+
+fn of_task(task: &Path) -> Result<u64> {
+    let text = std::fs::read_to_string(task.join("schedstat"))?;
+    text.split_whitespace().next().and_then(|ns| ns.parse().ok()).context("schedstat")
+}
+
 fn of_tasks(process: &str, is_one: impl Fn(&str) -> bool) -> Result<u64> {
     let mut total = 0;
     for task in std::fs::read_dir(Path::new("/proc").join(process).join("task"))? {
         let task = task?.path();
         if is_one(&std::fs::read_to_string(task.join("comm"))?) {
-            let text = std::fs::read_to_string(task.join("schedstat"))?;
-            let ns = text.split_whitespace().next().and_then(|ns| ns.parse::<u64>().ok());
-            total += ns.context("schedstat")?;
+            total += of_task(&task)?;
         }
     }
     Ok(total)

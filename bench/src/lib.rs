@@ -8,3 +8,4 @@ pub mod report;
 pub mod rows;
 pub mod sim;
 pub mod stats;
+pub mod tap;

@@ -60,6 +60,12 @@ enum What {
         #[arg(long)]
         json: Option<PathBuf>,
     },
+    /// A system call for each frame of a tap's beside an io_uring for a batch of them
+    Tap {
+        /// Alternating pairs; an interval needs 5
+        #[arg(long, default_value_t = 8)]
+        pairs: u32,
+    },
     /// An end of a connection, for `net`
     #[command(hide = true)]
     NetEnd {
@@ -108,6 +114,12 @@ fn main() -> Result<()> {
             }
             Ok(())
         }
+        What::Tap { pairs } => {
+            if is_inside_namespace()? {
+                print!("{}\n{}", machine(), bench::tap::run(pairs)?);
+            }
+            Ok(())
+        }
         What::NetEnd { arguments } => Ok(splitd_tests::net_end::main(&arguments)?),
         What::Rows { kind: Kind::Block, place, json } => {
             finish(&Report::<BlockRow>::new(&place, machine(), given()?), json.as_deref())
@@ -142,15 +154,21 @@ fn block(blkback: &Path, dir: &Path, pairs: u32, only: &str, mode: TransferMode)
     Ok(rows)
 }
 
-/// `None` if another process did it, in a network namespace.
-fn net(programs: &Path, pairs: u32, milliseconds: u64, only: &str) -> Result<Option<Vec<NetRow>>> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+/// False if another process did everything, in a network namespace of its own.
+fn is_inside_namespace() -> Result<bool> {
     if let Some(missing) = netns::missing() {
         bail!("this benchmark needs {missing}");
     }
-    if let Some(status) = netns::rerun(&arguments)? {
-        ensure!(status.success(), "in its network namespace: {status}");
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let Some(status) = netns::rerun(&arguments)? else { return Ok(true) };
+    ensure!(status.success(), "in its network namespace: {status}");
+    Ok(false)
+}
+
+/// `None` if another process did it.
+fn net(programs: &Path, pairs: u32, milliseconds: u64, only: &str) -> Result<Option<Vec<NetRow>>> {
+    if !is_inside_namespace()? {
         return Ok(None);
     }
     let program = |name: &str| programs.join(name);
