@@ -180,7 +180,7 @@ fn frames_come_by_the_queue_of_their_hash() {
     let control = b.front.control.as_mut().unwrap();
     if control.ask(kind::SET_ALGORITHM, [1, 0, 0]).unwrap().0 == status::NOT_SUPPORTED {
         // As in a user namespace.
-        eprintln!("SKIPPED: loading a steering program needs CAP_BPF");
+        eprintln!("SKIPPED: loading a steering program needs CAP_BPF and CAP_PERFMON");
         return;
     }
     let key = control.with_page(&[0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d]).0;
