@@ -4,5 +4,6 @@
 pub mod fio;
 pub mod report;
 pub mod rows;
+pub mod scale;
 pub mod sim;
 pub mod stats;

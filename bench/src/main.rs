@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use bench::fio::{self, JOBS, Job};
 use bench::report::Report;
 use bench::rows::{BlockRow, NetRow, Row};
-use bench::sim;
+use bench::{scale, sim};
 use clap::{Parser, Subcommand, ValueEnum};
 use worker::message::TransferMode;
 
@@ -36,6 +36,15 @@ enum What {
         /// How the worker moves data
         #[arg(long, value_enum, default_value_t = Mode::Copy)]
         mode: Mode,
+        /// Also write the report as JSON
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+    /// Many disks on one simulated host: memory, idle CPU, attach, restart, scrape, cost of a request
+    Scale {
+        /// Populations, growing
+        #[arg(long, value_delimiter = ',', default_values_t = [1, 10, 100, 1000])]
+        devices: Vec<u32>,
         /// Also write the report as JSON
         #[arg(long)]
         json: Option<PathBuf>,
@@ -75,6 +84,13 @@ fn main() -> Result<()> {
             };
             let rows = block(&blkback, &dir, pairs, &only, mode)?;
             finish(&Report::new("sim", machine(), rows), json.as_deref())
+        }
+        What::Scale { devices, json } => {
+            let rows = scale::run(&devices)?;
+            print!("{}", scale::table(&machine(), &rows));
+            json.map_or(Ok(()), |path| {
+                write_json(&serde_json::json!({ "machine": machine(), "rows": rows }), &path)
+            })
         }
         What::Rows { kind: Kind::Block, place, json } => {
             finish(&Report::<BlockRow>::new(&place, machine(), given()?), json.as_deref())
@@ -122,11 +138,11 @@ fn finish<R: Row>(report: &Report<R>, json: Option<&Path>) -> Result<()> {
             println!("geometric mean splitd/{other}: {mean:.2} ×");
         }
     }
-    if let Some(path) = json {
-        std::fs::write(path, serde_json::to_vec_pretty(report)?)
-            .with_context(|| path.display().to_string())?;
-    }
-    Ok(())
+    json.map_or(Ok(()), |path| write_json(report, path))
+}
+
+fn write_json(report: &impl serde::Serialize, path: &Path) -> Result<()> {
+    std::fs::write(path, serde_json::to_vec_pretty(report)?).with_context(|| path.display().to_string())
 }
 
 fn machine() -> String {

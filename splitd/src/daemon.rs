@@ -59,6 +59,8 @@ pub struct Options {
     pub netback: PathBuf,
     /// `/sys`
     pub sys_dir: PathBuf,
+    /// `/dev/shm`
+    pub shm_dir: PathBuf,
 }
 
 struct Daemon {
@@ -104,6 +106,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     daemon.scan().await;
     let listener = control::listen(&options.run_dir.join("splitd.sock"))?;
     tokio::task::spawn_local(control::serve(listener, Rc::clone(&daemon)));
+    tokio::task::spawn_local(crate::xenstat::publish(Rc::clone(&daemon.host), options.shm_dir));
     if let Some(listen) = daemon.host.config.metrics.clone() {
         tokio::task::spawn_local(web::serve(listen, Rc::clone(&daemon)));
     }

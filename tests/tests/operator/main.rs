@@ -5,6 +5,7 @@
 mod documents;
 mod metrics;
 mod verbs;
+mod xenstat;
 
 use std::net::TcpListener;
 
