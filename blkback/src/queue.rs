@@ -24,6 +24,7 @@ use xenbus::memory::LocalMemory;
 
 use crate::discard::DiscardLine;
 use crate::figures::{Counter, Figures};
+use crate::flushes::{FlushLine, Flushes};
 use crate::persistent::Cache;
 use crate::pool::Pool;
 use crate::request::Limits;
@@ -64,6 +65,8 @@ pub(crate) struct Device {
     pub(crate) frozen: AtomicBool,
     /// Blocks that are changed in part.
     pub(crate) edges: EdgeOwners,
+    /// Flushes that are under way.
+    pub(crate) flushes: Arc<Flushes>,
     /// Wakes every queue.
     pub(crate) bells: OnceLock<Vec<Bell>>,
 }
@@ -153,6 +156,7 @@ pub(crate) struct Queue<G: GrantTable, E> {
 
     /// For a block device; files are done by io_uring.
     discards: Option<DiscardLine>,
+    flushes: FlushLine,
     /// Barriers taken and not answered: while there are any, order is kept strictly.
     barriers: u16,
     /// The barrier that is under way.
@@ -202,6 +206,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         if self.device.frozen.load(Ordering::Acquire) {
             return Ok(Next::Wait(None));
         }
+        self.end_flushes();
         self.answer()?;
         let taken = if self.closing { 0 } else { self.take()? };
         self.issue()?;
@@ -285,9 +290,9 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         self.reap()
     }
 
-    /// Lets go of the frontend: unmaps, unbinds. `answered` says that nothing is owed and nobody has to resume.
-    pub(crate) fn leave(mut self, answered: bool) {
-        if answered {
+    /// Lets go of the frontend: unmaps, unbinds. `over` says that the connection has ended and nobody is to resume it.
+    pub(crate) fn leave(mut self, over: bool) {
+        if over {
             self.journal.end();
         }
         if let Err(e) = self.events.unbind() {

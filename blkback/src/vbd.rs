@@ -57,6 +57,15 @@ struct Connecting {
     replayed: u32,
 }
 
+/// How a worker's life ends that is told to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// With the connection.
+    Disconnect,
+    /// With the connection taken over by another worker.
+    HandOver,
+}
+
 /// The device.
 #[derive(Debug)]
 pub struct Vbd<H> {
@@ -76,7 +85,7 @@ pub struct Vbd<H> {
     short: usize,
     /// Queues that serve or are on their way to.
     running: usize,
-    closing_since: Option<Instant>,
+    closing: Option<(Instant, Ending)>,
     size_seen: Instant,
     /// Names the device in the log.
     span: Span,
@@ -105,7 +114,7 @@ where
             violation: None,
             short: 0,
             running: 0,
-            closing_since: None,
+            closing: None,
             size_seen: Instant::now(),
             span: Span::none(),
         })
@@ -130,8 +139,10 @@ where
             if self.size_seen.elapsed() >= RESIZE_INTERVAL {
                 self.look_at_size();
             }
-            if self.has_closed() {
-                self.control.say(&FromWorker::Disconnected);
+            if let Some(ending) = self.has_closed() {
+                if ending == Ending::Disconnect {
+                    self.control.say(&FromWorker::Disconnected);
+                }
                 return Ok(());
             }
         }
@@ -154,7 +165,8 @@ where
                 self.fail(Fault::Host, "a network interface is netback's, not blkback's".into());
             }
             ToWorker::Refresh => self.look_at_size(),
-            ToWorker::Disconnect => self.close(),
+            ToWorker::HandOver => self.close(Ending::HandOver),
+            ToWorker::Disconnect => self.close(Ending::Disconnect),
         }
     }
 
@@ -225,7 +237,7 @@ where
     /// Nothing of the guest is touched before whatever a predecessor left in flight has ended.
     fn try_fence(&mut self) {
         let (Some(held), Some(connecting)) = (&mut self.held, &mut self.connecting) else { return };
-        if connecting.fence_ms.is_some() || self.closing_since.is_some() {
+        if connecting.fence_ms.is_some() || self.closing.is_some() {
             return;
         }
         let key = FenceKey::new(&held.open.vm_uuid, held.open.devid);
@@ -381,18 +393,26 @@ where
         }
     }
 
-    fn close(&mut self) {
-        if self.closing_since.is_some() {
+    fn close(&mut self, ending: Ending) {
+        if self.closing.is_some() {
             return;
         }
-        self.closing_since = Some(Instant::now());
+        self.closing = Some((Instant::now(), ending));
         let abandoned = self.phase == Phase::Frozen || self.violation.is_some();
-        self.phase = Phase::Disconnecting;
-        self.command_all(|| if abandoned { Command::Abandon } else { Command::Close });
+        // To a splitd that comes now a connection that is handed over is one that goes on.
+        if ending == Ending::Disconnect {
+            self.phase = Phase::Disconnecting;
+        }
+        self.command_all(|| match ending {
+            _ if abandoned => Command::Abandon,
+            Ending::Disconnect => Command::Close,
+            Ending::HandOver => Command::HandOver,
+        });
     }
 
-    fn has_closed(&self) -> bool {
-        self.closing_since.is_some_and(|since| self.running == 0 || since.elapsed() > CLOSE_LIMIT)
+    fn has_closed(&self) -> Option<Ending> {
+        let (since, ending) = self.closing?;
+        (self.running == 0 || since.elapsed() > CLOSE_LIMIT).then_some(ending)
     }
 
     fn look_at_size(&mut self) {

@@ -119,7 +119,8 @@ where
             ToWorker::Open(_) | ToWorker::Connect(_) => {
                 self.fail(Fault::Host, "a disk is blkback's, not netback's".into());
             }
-            ToWorker::Refresh => {}
+            // Its rings are answered in order: a kill leaves nothing to be done twice.
+            ToWorker::Refresh | ToWorker::HandOver => {}
             ToWorker::Disconnect => self.close(),
         }
     }

@@ -93,6 +93,8 @@ impl Worker {
             }
             ToWorker::SetVif(_) => Vec::new(),
             ToWorker::Refresh => vec![FromWorker::Resized { capacity_sectors: self.capacity() }],
+            ToWorker::HandOver if self.does("clings") => Vec::new(),
+            ToWorker::HandOver => std::process::exit(0),
             ToWorker::Disconnect => vec![FromWorker::Disconnected],
         }
     }

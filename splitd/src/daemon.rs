@@ -41,6 +41,9 @@ const SCRIPT_TIME: Duration = Duration::from_secs(30);
 const BUS_WAITS: [Duration; 4] =
     [Duration::ZERO, Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1)];
 
+/// A worker hands over within 5 s or is killed; the rest is its successor's fence. Less than `splitctl` waits.
+const RESTART_TIME: Duration = Duration::from_secs(30);
+
 /// Other commands.
 const COMMAND_TIME: Duration = Duration::from_secs(10);
 
@@ -358,6 +361,17 @@ impl Daemon {
         }
     }
 
+    /// Something that ends when a worker has ended or another serves.
+    async fn have_done(
+        &self,
+        device: &str,
+        command: impl FnOnce(Answer<String>) -> Command,
+    ) -> Result<Value, String> {
+        let (_, mailbox) = self.find(device)?;
+        let done = self.ask(&mailbox, RESTART_TIME, command).await?;
+        Ok(json!({ "done": done }))
+    }
+
     /// The mailbox of a script's device, which may be a moment older than our knowledge of it.
     async fn script_device(self: &Rc<Self>, path: &str) -> Result<Mailbox, String> {
         let id = DeviceId::split_xenbus_path(path, self.host.backend)
@@ -378,24 +392,6 @@ impl Daemon {
         tokio::time::timeout(SCRIPT_PATIENCE, known)
             .await
             .map_err(|_| format!("{id}: no such device in xenstore"))
-    }
-
-    async fn restart(&self, device: Option<String>) -> Result<Value, String> {
-        let chosen = match device {
-            Some(text) => vec![self.find(&text)?],
-            None => {
-                let served: Vec<_> =
-                    self.rows().iter().filter(|row| row.pid.is_some()).filter_map(Row::id).collect();
-                let devices = self.devices.borrow();
-                served.into_iter().filter_map(|id| Some((id, devices.get(&id)?.clone()))).collect()
-            }
-        };
-        let mut done = Vec::new();
-        for (id, mailbox) in chosen {
-            let text = self.ask(&mailbox, COMMAND_TIME, Command::Restart).await?;
-            done.push(json!({"device": id.to_string(), "done": text}));
-        }
-        Ok(json!({ "restarted": done }))
     }
 }
 
@@ -435,7 +431,9 @@ impl Answers for Rc<Daemon> {
                 let done = self.ask(&mailbox, COMMAND_TIME, Command::Resize).await?;
                 Ok(json!({ "done": done }))
             }
-            Verb::Restart { device } => self.restart(device).await,
+            Verb::Restart { device } => self.have_done(&device, Command::Restart).await,
+            Verb::Pause { device } => self.have_done(&device, Command::Pause).await,
+            Verb::Resume { device } => self.have_done(&device, Command::Resume).await,
             Verb::HotplugAdd { path } => {
                 let mailbox = self.script_device(&path).await?;
                 let opened: Opened = self.ask(&mailbox, SCRIPT_TIME, Command::HotplugAdd).await?;

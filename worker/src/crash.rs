@@ -2,6 +2,7 @@
 //! `crash-points` they are nothing. Knows nothing of what is being tested.
 //!
 //! `SPLITD_CRASH_POINT=NAME[:COUNT]` ends the process the COUNT-th time (the first, if not said) that NAME is passed.
+//! `SPLITD_PAUSE=NAME:MS` holds the first thread that passes NAME for so long, as a scheduler could.
 //! `SPLITD_DISK_FAULT=NAME:ERRNO[:COUNT]` makes the COUNT-th operation of that name fail; errno 0 makes all of them short.
 
 /// Ends the process here if the environment says so.
@@ -33,6 +34,24 @@ pub fn passed(name: &str) {
         && left.fetch_sub(1, Ordering::Relaxed) == 1
     {
         std::process::abort();
+    }
+    pause(name);
+}
+
+#[cfg(feature = "crash-points")]
+fn pause(name: &str) {
+    use std::sync::Mutex;
+    static WANTED: Mutex<Option<Option<(String, u64)>>> = Mutex::new(None);
+    let pause = WANTED.lock().ok().and_then(|mut wanted| {
+        let wanted = wanted.get_or_insert_with(|| {
+            let value = std::env::var("SPLITD_PAUSE").ok()?;
+            let (name, ms) = value.split_once(':')?;
+            Some((name.to_owned(), ms.parse().ok()?))
+        });
+        wanted.take_if(|(at, _)| at == name)
+    });
+    if let Some((_, ms)) = pause {
+        std::thread::sleep(std::time::Duration::from_millis(ms));
     }
 }
 

@@ -20,6 +20,7 @@
 //!                        ◄─────────  Resized                       whenever the size changed
 //!                        ◄─────────  Violation                     the frontend broke the protocol; the worker stopped serving
 //!                        ◄─────────  Frozen | Thawed               our own or the disk's trouble; nothing is answered meanwhile
+//!     HandOver           ─────────►  takes nothing more; ends what is in flight; exits 0, the connection to be taken over
 //!     Disconnect         ─────────►  takes nothing more; ends what is in flight; unmaps; unbinds
 //!                        ◄─────────  Disconnected                  then exits 0
 //! ```
@@ -29,7 +30,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 /// This build's version of the protocol. A peer that is one older is understood.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+
+/// The first version that knows [`ToWorker::HandOver`].
+pub const HAND_OVER_SINCE: u32 = 2;
 
 /// The descriptor on which a worker finds its listening socket.
 pub const LISTEN_FD: i32 = 3;
@@ -58,6 +62,8 @@ pub enum ToWorker {
     SetVif(VifSettings),
     /// Look at the target's size now.
     Refresh,
+    /// Finish what was taken and exit, so that a successor finds nothing to do again. Disks only.
+    HandOver,
     /// Finish what was taken, let go of the frontend, exit.
     Disconnect,
 }

@@ -20,6 +20,7 @@ use xenbus::memory::LocalMemory;
 use super::{Copies, Device, Queue, Stop};
 use crate::discard::DiscardLine;
 use crate::figures::{Counter, Figures};
+use crate::flushes::FlushLine;
 use crate::persistent::Cache;
 use crate::pool::Pool;
 use crate::request::Limits;
@@ -143,6 +144,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         let cache = (terms.mode == TransferMode::Persistent).then(Cache::new);
         uring.give_memory(terms.memory);
         let nr_slots = nr_slots as usize;
+        let flushes = FlushLine::new(Arc::clone(&device.flushes), nr_slots);
         let mut queue = Self {
             device,
             abi: terms.abi,
@@ -176,6 +178,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             copy_out: Copies::with_room(nr_slots * 16),
             completions: Vec::with_capacity(256),
             discards,
+            flushes,
             barriers: 0,
             barrier: None,
             active: 0,

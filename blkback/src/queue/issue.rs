@@ -94,6 +94,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
 
     fn flush(&mut self, id: SlotId, step: Step) -> Result<Issued, Stop> {
         self.slot(id).step = step;
+        self.flushes.begin(id);
         self.uring.fdatasync(TARGET, Tag::Flush(id).pack())?;
         Ok(Issued::Wholly)
     }

@@ -122,15 +122,33 @@ enum Command {
         #[command(flatten)]
         dry: Dry,
     },
-    /// Replaces a worker under the running guest; also tries again where splitd has given up
+    /// Replaces a worker under the running guest, once it has finished what it took; also tries again where splitd has given up
     #[command(group = clap::ArgGroup::new("which").required(true).args(["dev", "all"]))]
     Restart {
         /// Which
         #[arg(value_parser = select::named)]
         dev: Option<String>,
-        /// All of them, one after the other
+        /// All of them, one after the other; ends at the first that fails
         #[arg(long)]
         all: bool,
+        #[command(flatten)]
+        dry: Dry,
+    },
+    /// Has a disk's guest wait, and lets go of its target: for a consistent snapshot or copy of it
+    ///
+    /// What the guest was told is done is on the target when this returns; what it sends meanwhile waits for `resume`.
+    Pause {
+        /// Which
+        #[arg(value_parser = select::named)]
+        dev: String,
+        #[command(flatten)]
+        dry: Dry,
+    },
+    /// Goes on with a disk that was paused
+    Resume {
+        /// Which
+        #[arg(value_parser = select::named)]
+        dev: String,
         #[command(flatten)]
         dry: Dry,
     },
@@ -230,14 +248,20 @@ fn run(arguments: &Arguments) -> anyhow::Result<String> {
             let served = rows.iter().filter(|row| dev.is_some() || row.get("pid").is_some_and(Value::is_u64));
             Ok(served.map(|row| would(row, "replace worker", "pid")).collect())
         }
-        Command::Restart { dev, all: _, dry: _ } => {
-            let result = ask(Verb::Restart { device: dev.clone() })?;
-            let rows = result.get("restarted").and_then(Value::as_array).cloned().unwrap_or_default();
-            let line = |row: &Value| {
-                format!("{}: {}\n", table::word(row.get("device")), table::word(row.get("done")))
-            };
-            Ok(rows.iter().map(line).collect())
+        Command::Restart { dev: Some(dev), all: _, dry: _ } => {
+            done(dev, ask(Verb::Restart { device: dev.clone() })?)
         }
+        Command::Restart { dev: None, all: _, dry: _ } => ctl::restart_all(ask),
+        Command::Pause { dev, dry: Dry { dry_run: true } } => {
+            let row = shown(ask(Verb::Show { device: dev.clone() })?);
+            Ok(would(&row, "its requests wait, and it is closed:", "target"))
+        }
+        Command::Pause { dev, dry: _ } => done(dev, ask(Verb::Pause { device: dev.clone() })?),
+        Command::Resume { dev, dry: Dry { dry_run: true } } => {
+            let row = shown(ask(Verb::Show { device: dev.clone() })?);
+            Ok(would(&row, "a new worker opens", "target"))
+        }
+        Command::Resume { dev, dry: _ } => done(dev, ask(Verb::Resume { device: dev.clone() })?),
         Command::Takeover { disks, vifs, dry } => {
             let mut which = Vec::new();
             which.extend((*disks || !vifs).then_some(Backend::Blkback));
@@ -264,6 +288,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<String> {
             Ok(String::new())
         }
     }
+}
+
+fn done(device: &str, answer: Value) -> anyhow::Result<String> {
+    Ok(format!("{device}: {}\n", table::word(answer.get("done"))))
 }
 
 fn machine(arguments: &Arguments, dry: &Dry) -> Machine {

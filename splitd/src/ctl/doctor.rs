@@ -244,13 +244,16 @@ fn running(daemon: &Result<Value, String>) -> Finding {
 fn alarms(daemon: &Result<Value, String>) -> Vec<Finding> {
     let Ok(answer) = daemon else { return Vec::new() };
     let rows = answer.get("devices").and_then(Value::as_array).cloned().unwrap_or_default();
-    let with_alarm =
-        rows.iter().filter_map(|row| Some((row.get("device")?.as_str()?, row.get("alarm")?.as_str()?)));
-    with_alarm
-        .map(|(device, alarm)| {
-            bad("device", format!("{device}: {alarm}"), format!("splitctl restart {device}"))
-        })
-        .collect()
+    let trouble = |row: &Value| {
+        let device = row.get("device")?.as_str()?;
+        if let Some(alarm) = row.get("alarm")?.as_str() {
+            return Some(bad("device", format!("{device}: {alarm}"), format!("splitctl restart {device}")));
+        }
+        let is_paused = row.get("worker").and_then(Value::as_str) == Some("paused");
+        let found = format!("{device}: paused, its guest waits");
+        is_paused.then(|| bad("device", found, format!("splitctl resume {device}")))
+    };
+    rows.iter().filter_map(trouble).collect()
 }
 
 /// As lines for people.

@@ -94,6 +94,7 @@ impl Device {
     /// Nothing of an earlier connection counts any more.
     fn start_over(&mut self) {
         self.discard_record();
+        self.end_pause();
         self.violation = None;
         self.alarm = None;
         self.worker = Worker::Absent;
@@ -224,6 +225,7 @@ impl Device {
             }
         };
         self.answer_script(Err(format!("{}: detached while it was opened", self.target_text())));
+        self.answer_restart(Err(format!("{}: detached meanwhile", self.id)));
     }
 
     /// The frontend's fault, where the kernel's backends leave theirs; then Closing.

@@ -9,7 +9,7 @@ use super::launching::OPEN_TIME;
 use crate::nodes::printable;
 use crate::record::Connection;
 use crate::step::Worker;
-use crate::worker_link::News;
+use crate::worker_link::{News, WorkerLink};
 
 impl Device {
     pub(super) async fn hear(&mut self, generation: u64, news: News) {
@@ -59,6 +59,8 @@ impl Device {
                 self.worker = Worker::Serving;
                 self.alarm = None;
                 self.kill_at = None;
+                let pid = self.link.as_ref().map_or(0, WorkerLink::pid);
+                self.answer_restart(Ok(format!("worker {pid} serves, {replayed} requests done again")));
             }
             FromWorker::Failed { fault, reason } => self.failed(fault, &reason),
             FromWorker::Resized { capacity_sectors } => {
@@ -90,6 +92,7 @@ impl Device {
     }
 
     fn greeted(&mut self, version: u32, phase: Phase, opened: Option<Opened>, connection: Option<u64>) {
+        self.worker_version = version;
         if version + 1 < VERSION || version > VERSION + 1 {
             self.raise(format!(
                 "its worker speaks version {version}, splitd {VERSION}: splitctl restart {}",

@@ -4,6 +4,7 @@
 
 mod documents;
 mod metrics;
+mod pause;
 mod verbs;
 mod xenstat;
 

@@ -38,7 +38,11 @@ fn every_verb_answers() {
         ("resize vbd/5/xvda".to_owned(), &["the worker looks at its target's size"]),
         ("restart vbd/5/xvda --dry-run".to_owned(), &["dry run, not done: vbd/5/xvda: replace worker"]),
         ("restart --all -N".to_owned(), &["vbd/5/xvda", "vif/5/0"]),
-        ("restart vbd/5/xvda".to_owned(), &["its successor takes over"]),
+        ("restart vbd/5/xvda".to_owned(), &["serves"]),
+        ("pause vbd/5/xvda -N".to_owned(), &["dry run, not done: vbd/5/xvda", "a.img"]),
+        ("pause vbd/5/xvda".to_owned(), &["its requests wait"]),
+        ("resume vbd/5/xvda -N".to_owned(), &["dry run, not done: vbd/5/xvda", "a.img"]),
+        ("resume vbd/5/xvda".to_owned(), &["serves"]),
         (on("takeover -N --disks --vifs"), &["dry run, not done: wrote /etc/modprobe.d/splitd-vifs.conf"]),
         (on("takeover"), &["wrote /etc/modprobe.d/splitd.conf"]),
         (on("handback -N"), &["dry run, not done: removed /etc/modprobe.d/splitd.conf"]),
@@ -94,6 +98,9 @@ fn wrong_usage_is_told() {
         ("resize", 2, "<DEV>"),
         ("restart", 2, "<DEV|--all>"),
         ("restart vbd/5/xvda --all", 2, "cannot be used with"),
+        ("pause", 2, "<DEV>"),
+        ("pause --all", 2, "unexpected argument"),
+        ("resume xvda", 2, "vbd/DOMAIN/VDEV"),
         ("takeover --net", 2, "unexpected argument '--net'"),
         ("handback now", 2, "unexpected argument"),
         ("doctor --fix", 2, "unexpected argument"),
@@ -125,6 +132,7 @@ fn without_splitd() {
         "log vif/5/0",
         "resize vbd/5/xvda",
         "restart --all",
+        "pause vbd/5/xvda",
     ];
     for line in ask {
         let (code, _, err) = run(&bed, line);
