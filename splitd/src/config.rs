@@ -17,7 +17,11 @@ pub struct Config {
     /// Whose disks.
     pub serve: Serve,
     /// Whose network interfaces.
-    pub serve_vifs: ServeVifs,
+    pub serve_vifs: WhichVifs,
+    /// Whose network interfaces may send only with the MAC and IP addresses of their configuration.
+    pub guard_vifs: WhichVifs,
+    /// Whose network interfaces get nothing offloaded: complete checksums and cut TCP, both ways.
+    pub plain_vifs: WhichVifs,
     /// Offer `feature-persistent`; else all data goes by grant copy.
     pub persistent: bool,
     /// `multi-queue-max-queues`
@@ -59,10 +63,10 @@ pub enum Serve {
     Domains(Vec<String>),
 }
 
-/// Whose network interfaces are served. Stock scripts carry no word of ours, so they are named by domain.
+/// Whose network interfaces. Stock scripts carry no word of ours, so they are named by domain.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ServeVifs {
+pub enum WhichVifs {
     /// Nobody's.
     None,
     /// All that no kernel driver is bound to.
@@ -85,7 +89,9 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             serve: Serve::Script,
-            serve_vifs: ServeVifs::None,
+            serve_vifs: WhichVifs::None,
+            guard_vifs: WhichVifs::None,
+            plain_vifs: WhichVifs::None,
             persistent: false,
             max_queues: NonZeroU16::MIN.saturating_add(3),
             max_ring_page_order: 4,
@@ -150,8 +156,8 @@ impl Serve {
     }
 }
 
-impl ServeVifs {
-    /// Whether a guest's interfaces are ours to serve, kernel drivers apart.
+impl WhichVifs {
+    /// Whether a guest's interfaces are among them.
     #[must_use]
     pub fn includes(&self, domain_name: Option<&str>) -> bool {
         match self {
@@ -238,8 +244,8 @@ mod tests {
             assert_eq!(domains.includes(Kind::Vbd, None, Some(name)), served, "{name}");
         }
         assert!(!domains.includes(Kind::Vbd, None, None));
-        assert!(ServeVifs::All.includes(None) && !ServeVifs::None.includes(Some("web-1")));
-        assert!(ServeVifs::Domains(vec!["web-*".to_owned()]).includes(Some("web-1")));
+        assert!(WhichVifs::All.includes(None) && !WhichVifs::None.includes(Some("web-1")));
+        assert!(WhichVifs::Domains(vec!["web-*".to_owned()]).includes(Some("web-1")));
         assert!(glob(b"a*b*c", b"a-bb-b-c") && !glob(b"a*b*c", b"a-bb-b-d"));
     }
 }

@@ -16,7 +16,7 @@ use worker::message::Opened;
 use xenbus::DomId;
 use xenbus::store::{Address, Changed, Error, Paths, Store};
 
-use crate::config::{Config, ServeVifs};
+use crate::config::{Config, WhichVifs};
 use crate::control::{self, Answers};
 use crate::device::{Answer, Command, Device, Host, Mailbox};
 use crate::id::{self, DeviceId, Kind};
@@ -316,7 +316,7 @@ impl Daemon {
         if Kind::ALL.iter().all(|known| known.backend_name() != kind) {
             return true;
         }
-        if kind == Kind::Vif.backend_name() && self.host.config.serve_vifs == ServeVifs::None {
+        if kind == Kind::Vif.backend_name() && self.host.config.serve_vifs == WhichVifs::None {
             return true;
         }
         let reports = self.host.reports.borrow();

@@ -142,13 +142,15 @@ pub struct Toolstack {
     pub vm_uuid: String,
     /// The guest's name.
     pub domain_name: Option<String>,
-    /// `mac` of a network interface.
+    /// `mac` of a vif.
     pub mac: Option<String>,
+    /// `ip` of a vif.
+    pub ip: Option<String>,
 }
 
 /// Reads what the toolstack says.
 pub async fn toolstack(store: &Store, id: DeviceId) -> Result<Toolstack, Error> {
-    let names = ["params", "mode", "discard-enable", "device-type", "removable", "script", "mac"];
+    let names = ["params", "mode", "discard-enable", "device-type", "removable", "script", "mac", "ip"];
     let ours = nodes_of(store, &id.backend_dir(), names).await?;
     let guest = nodes_of(store, home(id).trim_end_matches('/'), ["vm", "name"]).await?;
     let text = |nodes: &Nodes, name| {
@@ -169,6 +171,7 @@ pub async fn toolstack(store: &Store, id: DeviceId) -> Result<Toolstack, Error> 
         vm_uuid: vm_uuid(id.frontend, guest.get("vm").map(Vec::as_slice)),
         domain_name: text(&guest, "name"),
         mac: text(&ours, "mac"),
+        ip: text(&ours, "ip"),
     })
 }
 
@@ -249,12 +252,12 @@ pub async fn vif_frontend(
     store: &Store,
     dir: &str,
     max_queues: NonZeroU16,
-) -> Result<(vif::Choices, Vec<worker::message::VifRing>), Unusable> {
+) -> Result<(vif::Choices, vif::Rings), Unusable> {
     let taken = nodes_of(store, dir, vif::CHOICE_NODES).await?;
     let choices = vif::choices(&taken, max_queues).map_err(Unusable::Bad)?;
-    let taken = nodes_of(store, dir, vif::queue_node_names(choices.queues)).await?;
-    let queues = vif::queues(&taken, choices.queues).map_err(Unusable::Bad)?;
-    Ok((choices, queues))
+    let taken = nodes_of(store, dir, vif::ring_node_names(choices.queues)).await?;
+    let rings = vif::rings(&taken, choices.queues).map_err(Unusable::Bad)?;
+    Ok((choices, rings))
 }
 
 /// Reads what a network frontend may change while it is connected.

@@ -94,19 +94,37 @@ pub struct World {
 }
 
 impl World {
-    /// A host whose splitd has this configuration. Workers run as the user who runs this.
+    /// A host whose splitd has this configuration; its vifs are wires. Workers run as the user who runs this.
     pub fn start(config: &str) -> io::Result<Self> {
         Self::start_with(config, Programs::build()?, &[])
     }
 
+    /// A host whose vifs are taps of the kernel's, in the network namespace that this runs in.
+    pub fn start_on_taps(config: &str, programs: Programs) -> io::Result<Self> {
+        Self::launch(config, programs, &[], true)
+    }
+
     /// The same with other programs, and with more in splitd's environment, which its workers inherit.
     pub fn start_with(config: &str, programs: Programs, environment: &[(&str, &str)]) -> io::Result<Self> {
+        Self::launch(config, programs, environment, false)
+    }
+
+    fn launch(
+        config: &str,
+        programs: Programs,
+        environment: &[(&str, &str)],
+        has_taps: bool,
+    ) -> io::Result<Self> {
         let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let dir = TempDir::with_prefix("splitd-sim-")?;
         // Beside the programs: there is a file system with O_DIRECT, where /tmp may be a tmpfs.
         let images = TempDir::with_prefix_in("images-", &programs.dir)?;
         let host = SimHost::start(dir.path())?;
         let wire = Wire::start(&host)?;
+        if has_taps {
+            // splitd makes wires where there is something to connect them to.
+            std::fs::remove_file(dir.path().join("wire.sock"))?;
+        }
         let path = dir.path().join("splitd.toml");
         std::fs::write(&path, format!("worker_uid_base = 0\n{config}\n"))?;
         let tools = Toolstack::connect(&host).map_err(io::Error::other)?;

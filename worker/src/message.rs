@@ -29,6 +29,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::ip_range::IpRange;
+
 /// This build's version of the protocol. A peer that is one older is understood.
 pub const VERSION: u32 = 2;
 
@@ -215,7 +217,10 @@ pub struct VifSettings {
     /// Frames with another source address than this are dropped and counted; `None` lets the guest choose.
     pub only_mac: Option<[u8; 6]>,
     /// Packets with another IPv4 or IPv6 source (ARP sender, too) are dropped and counted; empty lets the guest choose.
-    pub only_ips: Vec<std::net::IpAddr>,
+    pub only_ips: Vec<IpRange>,
+    /// Checksums that the guest leaves open are filled in before a frame goes to the link.
+    #[serde(default)]
+    pub finish_checksums: bool,
 }
 
 /// A credit of bytes for each window (`rate` is `bytes,usec`).

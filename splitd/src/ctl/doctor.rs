@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::takeover::Machine;
-use crate::config::{Config, Serve, ServeVifs};
+use crate::config::{Config, Serve, WhichVifs};
 use crate::kernel::{Backend, Driver};
 
 /// One thing that was looked at.
@@ -161,7 +161,7 @@ fn kernel_backend(machine: &Machine, backend: Backend) -> Finding {
 
 /// What network interfaces need, where splitd.toml has splitd serve some.
 fn network(machine: &Machine, config: &Config) -> Vec<Finding> {
-    if config.serve_vifs != ServeVifs::None {
+    if config.serve_vifs != WhichVifs::None {
         let program = program(machine, "usr/libexec/splitd/netback");
         return vec![kernel_backend(machine, Backend::Netback), program, tap(machine)];
     }
@@ -218,9 +218,9 @@ fn serves(config: &anyhow::Result<Config>) -> Finding {
                 Serve::Domains(names) => format!("disks of {}", names.join(" ")),
             };
             let interfaces = match &config.serve_vifs {
-                ServeVifs::None => "no interfaces".to_owned(),
-                ServeVifs::All => "all interfaces".to_owned(),
-                ServeVifs::Domains(names) => format!("interfaces of {}", names.join(" ")),
+                WhichVifs::None => "no interfaces".to_owned(),
+                WhichVifs::All => "all interfaces".to_owned(),
+                WhichVifs::Domains(names) => format!("interfaces of {}", names.join(" ")),
             };
             good("configuration", format!("serves {disks}, {interfaces}"))
         }

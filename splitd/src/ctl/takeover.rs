@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
-use crate::config::{Config, ServeVifs};
+use crate::config::{Config, WhichVifs};
 use crate::kernel::{Backend, Driver, Sys};
 
 /// Below the host's root.
@@ -102,7 +102,7 @@ impl Machine {
                 "there is no bus xen-backend in /sys: this is not a domain that can serve devices; nothing was done"
             );
         }
-        if backends.contains(&Backend::Netback) && self.config()?.serve_vifs == ServeVifs::None {
+        if backends.contains(&Backend::Netback) && self.config()?.serve_vifs == WhichVifs::None {
             bail!(
                 "serve_vifs in /{CONFIG} is \"none\": new interfaces would have no backend at all; set it and \
                  restart splitd first; nothing was done"

@@ -112,7 +112,7 @@ impl Device {
             Kind::Vif => {
                 // The script that follows looks for the tap.
                 self.open_tap()?;
-                offer::vif(&self.host.config)
+                offer::vif(&self.host.config, self.toolstack.as_ref())
             }
             Kind::Vbd | Kind::Vbd3 => offer::before_target(&self.host.config, &toolstack),
         };

@@ -6,7 +6,7 @@ scenario() {
   guest_run g 'test "$(cat /sys/hypervisor/guest_type)" = PVH' || fail "the guest is $(guest_run g 'cat /sys/hypervisor/guest_type')"
   guest_net g 2
   must_within 60 guest_run g 'test -b /dev/xvdb'
-  verify g /dev/xvdb --rw=randwrite --bs=4k --iodepth=32 --numjobs=4 --size=4M --offset_increment=8M --group_reporting
+  verify_on_queues g /dev/xvdb 4 --rw=randwrite --bs=4k --iodepth=32
   tcp_file g 10.9.0.2 16
   attach g xvdc "$(image more 16)"
   must_within 60 guest_run g 'test -b /dev/xvdc'

@@ -1,0 +1,177 @@
+//! How much a device is to have at a time: enough to keep it busy, little enough that nobody waits behind a queue. Measured, not
+//! configured: the highest rate it has shown times the shortest time it took. Knows nothing of who is served.
+
+use std::collections::VecDeque;
+
+/// How long a measurement counts, ns.
+const MEMORY_NS: u64 = 10_000_000_000;
+/// Measurements kept.
+const EPOCHS_MAX: usize = 2048;
+/// More than the device needs, so that it never runs dry: that, and as much as its fill was off of late.
+const GAIN: f64 = 1.12;
+const GAIN_NOISE: f64 = 1.0;
+const NOISE_BLEND: f64 = 0.01;
+/// How often half of the depth is tried, which shows the device's own time again, ns.
+const PROBE_NS: u64 = 5_000_000_000;
+/// The same after a probe that brought something.
+const PROBE_AGAIN_NS: u64 = 200_000_000;
+const LEAST_OPS: f64 = 2.0;
+const MOST_OPS: f64 = 1024.0;
+const FIRST_OPS: f64 = 4.0;
+/// An epoch with fewer completions says nothing.
+const LEAST_COMPLETIONS: u64 = 32;
+/// Longest probe.
+const PROBE_EPOCHS: u32 = 20;
+/// A device that is slower than that is measured as it is.
+const LONGEST_EPOCH_NS: u64 = 200_000_000;
+
+/// Sums over all disks of a device; they only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Requests begun.
+    pub issued_ops: u64,
+    /// Their cost, ns.
+    pub issued_ns: u64,
+    /// Requests ended.
+    pub done_ops: u64,
+    /// Their cost, ns.
+    pub done_ns: u64,
+    /// Time that they took, ns.
+    pub latency_ns: u64,
+}
+
+/// One measurement. Time is taken for each ns of work, or a change in what is asked would look like one of the device: a large
+/// request takes longer than a small one.
+#[derive(Clone, Copy, Debug)]
+struct Measured {
+    at_ns: u64,
+    /// Work done in a second, s.
+    work_per_s: f64,
+    /// Time taken for each second of work: how many requests the device does at a time, and how long they queue.
+    stretch: f64,
+}
+
+/// What the device is to have.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Window {
+    /// Requests.
+    pub ops: f64,
+    /// Work, ns.
+    pub work_ns: f64,
+}
+
+/// The control.
+#[derive(Debug)]
+pub struct Depth {
+    window: Window,
+    epochs: VecDeque<Measured>,
+    last: Totals,
+    last_ns: u64,
+    probe_at_ns: u64,
+    probing: bool,
+    /// Epochs of this probe.
+    probed: u32,
+    probe_gain: bool,
+    /// How far its fill is off as a rule.
+    noise: f64,
+}
+
+impl Default for Depth {
+    fn default() -> Self {
+        Self {
+            window: Window { ops: FIRST_OPS, work_ns: 0.0 },
+            epochs: VecDeque::new(),
+            last: Totals::default(),
+            last_ns: 0,
+            probe_at_ns: 0,
+            probing: false,
+            probed: 0,
+            probe_gain: false,
+            noise: 0.2,
+        }
+    }
+}
+
+impl Depth {
+    /// What the device is to have now.
+    #[must_use]
+    pub fn window(&self) -> Window {
+        self.window
+    }
+
+    fn gain(&self) -> f64 {
+        GAIN + GAIN_NOISE * self.noise
+    }
+
+    /// How full it is.
+    #[must_use]
+    pub fn level(&self, in_flight_ops: f64) -> f64 {
+        in_flight_ops / self.window().ops
+    }
+
+    /// Half of what the device does, for a moment: without a queue it shows its own time. To be asked for where it was left to
+    /// whoever came; it is done now and then by itself.
+    pub fn probe(&mut self) {
+        (self.probing, self.probed, self.probe_gain) = (true, 0, false);
+    }
+
+    /// A probe is under way.
+    #[must_use]
+    pub fn is_probing(&self) -> bool {
+        self.probing
+    }
+
+    /// Takes new sums; true at the end of an epoch.
+    pub fn observe(&mut self, now_ns: u64, totals: Totals) -> bool {
+        let done = totals.done_ops.wrapping_sub(self.last.done_ops);
+        let time_ns = now_ns.saturating_sub(self.last_ns);
+        if !self.probing {
+            let off = (self.level(to_f64(totals.issued_ops.wrapping_sub(totals.done_ops))) - 1.0).abs();
+            self.noise += (off.min(0.6) - self.noise) * NOISE_BLEND;
+        }
+        if time_ns == 0 || done < LEAST_COMPLETIONS && time_ns < LONGEST_EPOCH_NS {
+            return false;
+        }
+        let before = std::mem::replace(&mut self.last, totals);
+        let started = std::mem::replace(&mut self.last_ns, now_ns) != 0;
+        // Nothing done says nothing: a device that hangs is not one that got slow, or fast.
+        if done == 0 || !started {
+            return false;
+        }
+        let seconds = to_f64(time_ns) / 1e9;
+        let work = to_f64(totals.done_ns.wrapping_sub(before.done_ns)).max(1.0);
+        let took = to_f64(totals.latency_ns.wrapping_sub(before.latency_ns));
+        let epoch = Measured { at_ns: now_ns, work_per_s: work / 1e9 / seconds, stretch: took / work };
+        self.window.work_ns = self.window.ops * work / to_f64(done);
+        self.learn(now_ns, epoch);
+        true
+    }
+
+    fn learn(&mut self, now_ns: u64, epoch: Measured) {
+        let least = |epochs: &VecDeque<Measured>| epochs.iter().map(|e| e.stretch).fold(f64::MAX, f64::min);
+        let before = least(&self.epochs);
+        self.epochs.push_back(epoch);
+        let old = |e: &Measured| now_ns.saturating_sub(e.at_ns) > MEMORY_NS;
+        while self.epochs.front().is_some_and(old) || self.epochs.len() > EPOCHS_MAX {
+            self.epochs.pop_front();
+        }
+        let most = self.epochs.iter().map(|e| e.work_per_s).fold(0.0, f64::max);
+        if self.probing {
+            // What ends first was begun when there was more. As long as it gets shorter, there still was.
+            let falls = self.probed == 0 || epoch.stretch < before * 0.9;
+            self.probed += 1;
+            self.probing = falls && self.probed < PROBE_EPOCHS;
+            // It showed something new: there may be more of that.
+            self.probe_gain |= epoch.stretch < before * 0.9;
+            self.probe_at_ns = now_ns + if self.probe_gain { PROBE_AGAIN_NS } else { PROBE_NS };
+        } else if now_ns >= self.probe_at_ns {
+            self.probe();
+        }
+        self.window.ops = (self.gain() * most * least(&self.epochs)).clamp(LEAST_OPS, MOST_OPS);
+    }
+}
+
+#[allow(clippy::cast_precision_loss)] // rates, not accounts
+pub(crate) fn to_f64(n: u64) -> f64 {
+    n as f64
+}

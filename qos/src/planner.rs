@@ -1,0 +1,373 @@
+//! The arbiter of one physical device: from what its disks used lately to what each may use from now on, customer over domain over
+//! disk. A plan is made every few milliseconds and stands until the next; between them nobody is asked. Knows nothing of
+//! processes, files or clocks.
+
+use std::collections::BTreeMap;
+
+use crate::depth::{Depth, Totals, to_f64};
+use crate::fill::{self, Vessel};
+use crate::share::{Grant, Work};
+
+/// Between plans, ns.
+pub const PLAN_NS: u64 = 5_000_000;
+/// How soon the device's fill is to be right again, ns.
+const SETTLE_NS: f64 = 10e6;
+/// Used within that time: active, ns.
+const ACTIVE_NS: u64 = 1_000_000_000;
+/// A tenant that used less than its share may use more at once, up to its share; what it used says only what others may have.
+const HEADROOM: f64 = 1.1;
+/// Fuller than that, somebody is not held back who should be.
+const OVERFULL: f64 = 1.3;
+/// Less full than that, a device waits for work.
+const STARVED: f64 = 0.7;
+/// Asked for more than it got within that time: hungry, ns.
+const HUNGRY_NS: u64 = 50_000_000;
+/// Weight of the latest look in what is done.
+const DONE_BLEND: f64 = 0.03;
+/// Weight of the latest look in the mean cost of a request.
+const COST_BLEND: f64 = 0.1;
+
+/// A disk's figures; sums only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sample {
+    /// What its worker took so far.
+    pub spent: Work,
+    /// Its part in the device's sums.
+    pub totals: Totals,
+    /// How often it was refused.
+    pub refused: u64,
+}
+
+/// Who a disk belongs to, and what each of those weighs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Standing {
+    /// Domains of the same customer share a number; a domain without one is its own.
+    pub customer: u64,
+    /// Disks of the same domain share a number.
+    pub domain: u64,
+    /// Of the customer, the domain among the customer's, and the disk among the domain's.
+    pub weights: [u32; 3],
+    /// Promised to the domain, requests a second.
+    pub reserve_iops: u64,
+}
+
+/// A disk, as long as it is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MemberId(u64);
+
+#[derive(Debug)]
+struct Member {
+    standing: Standing,
+    last: Sample,
+    grant: Grant,
+    used_ns: u64,
+    refused_ns: u64,
+    /// Work in the last look, ns a second.
+    demand: f64,
+    /// Work that is asked for without an end.
+    hungry: bool,
+    active: bool,
+    /// Mean cost of a request.
+    cost_ns: f64,
+}
+
+/// What a plan found.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Outlook {
+    /// Disks that used the device lately.
+    pub active: usize,
+    /// How full the device is; 1 is right.
+    pub level: f64,
+    /// Work a second that it does.
+    pub work_per_s: f64,
+    /// Less than all that is reserved.
+    pub short_of_reserves: bool,
+}
+
+/// The arbiter.
+#[derive(Debug, Default)]
+pub struct Planner {
+    members: BTreeMap<MemberId, Member>,
+    next: u64,
+    depth: Depth,
+    planned_ns: u64,
+    /// More than one wants the device.
+    contended: bool,
+    max_reserved: f64,
+    level: f64,
+    /// Plans in a row in which the device had too little although more was asked for.
+    starved: u32,
+    /// Work a second that is given out.
+    pace: f64,
+    /// Work a second that was done of late.
+    done_per_s: f64,
+    rate_looks: u64,
+}
+
+impl Planner {
+    /// For a device of which at most that part is reserved.
+    #[must_use]
+    pub fn new(max_reserved_ppm: u32) -> Self {
+        Self { max_reserved: f64::from(max_reserved_ppm) / 1e6, ..Self::default() }
+    }
+
+    /// A disk comes; `sample` is where its sums stand, `grant` what stands on its page.
+    pub fn join(&mut self, standing: Standing, sample: Sample, grant: Grant) -> MemberId {
+        let id = MemberId(self.next);
+        self.next += 1;
+        let member = Member {
+            standing,
+            last: sample,
+            grant,
+            used_ns: 0,
+            refused_ns: 0,
+            demand: 0.0,
+            hungry: false,
+            active: false,
+            cost_ns: 0.0,
+        };
+        self.members.insert(id, member);
+        id
+    }
+
+    /// A disk goes, once its last request has ended.
+    pub fn leave(&mut self, id: MemberId) {
+        self.members.remove(&id);
+    }
+
+    /// Another policy.
+    pub fn set_standing(&mut self, id: MemberId, standing: Standing) {
+        if let Some(member) = self.members.get_mut(&id) {
+            member.standing = standing;
+        }
+    }
+
+    /// What the device is to have at a time.
+    #[must_use]
+    pub fn window(&self) -> crate::depth::Window {
+        self.depth.window()
+    }
+
+    /// Nobody used the device lately.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.members.values().all(|member| !member.active)
+    }
+
+    /// A plan: `sample` is asked for each disk's figures, `grant` is told what changed.
+    pub fn plan(
+        &mut self,
+        now_ns: u64,
+        mut sample: impl FnMut(MemberId) -> Sample,
+        mut tell: impl FnMut(MemberId, Grant),
+    ) -> Outlook {
+        let time_ns = now_ns.saturating_sub(std::mem::replace(&mut self.planned_ns, now_ns));
+        if time_ns == 0 || time_ns == now_ns {
+            // The first look only says where the sums stand.
+            self.members.iter_mut().for_each(|(id, member)| member.last = sample(*id));
+            return Outlook::default();
+        }
+        let seconds = to_f64(time_ns) / 1e9;
+        let mut totals = Totals::default();
+        // Who is not held back although there is too much under way wants more than there is, too.
+        let rationed = self.contended && self.level < OVERFULL;
+        let mut done_ns = 0;
+        for (id, member) in &mut self.members {
+            let now = sample(*id);
+            done_ns += member.look(now, now_ns, seconds, rationed);
+            totals.add(&now.totals);
+        }
+        let latest = to_f64(done_ns) / seconds;
+        if done_ns > 0 {
+            self.learn_rate(latest);
+        }
+        let active = self.members.values().filter(|member| member.active).count();
+        let hungry = self.members.values().any(|member| member.hungry);
+        self.depth.observe(now_ns, totals);
+        let ops = to_f64(totals.issued_ops.wrapping_sub(totals.done_ops));
+        let level = self.depth.level(ops);
+        let mut outlook = Outlook { active, level, work_per_s: self.done_per_s, short_of_reserves: false };
+        self.level = level;
+        let was = std::mem::replace(&mut self.contended, active > 1);
+        if self.contended && !was {
+            self.depth.probe();
+        }
+        if !self.contended {
+            self.open(now_ns, &mut tell);
+            return outlook;
+        }
+        outlook.short_of_reserves = self.divide(now_ns, &outlook, hungry, &mut tell);
+        outlook
+    }
+
+    /// What the device does, without the noise of a few milliseconds; a change of the device itself is seen at once.
+    fn learn_rate(&mut self, latest: f64) {
+        if self.depth.is_probing() && self.rate_looks > 0 {
+            return;
+        }
+        self.rate_looks += 1;
+        let off = (latest - self.done_per_s).abs() > self.done_per_s * 0.25;
+        let blend = if off { 0.4 } else { DONE_BLEND };
+        self.done_per_s += (latest - self.done_per_s) * f64::max(blend, 1.0 / to_f64(self.rate_looks));
+    }
+
+    /// With one alone there is nobody to protect.
+    fn open(&mut self, now_ns: u64, tell: &mut impl FnMut(MemberId, Grant)) {
+        self.pace = 0.0;
+        for (id, member) in &mut self.members {
+            if !member.grant.is_open() {
+                member.grant = Grant { since_ns: now_ns, base: member.last.spent, rate: Grant::OPEN_RATE };
+                tell(*id, member.grant);
+            }
+        }
+    }
+
+    /// Gives out what the device does, and as much more or less as its fill lacks or has too much.
+    fn divide(
+        &mut self,
+        now_ns: u64,
+        outlook: &Outlook,
+        hungry: bool,
+        tell: &mut impl FnMut(MemberId, Grant),
+    ) -> bool {
+        let (window, level, done) = (self.depth.window(), outlook.level, outlook.work_per_s);
+        let before = if self.pace > 0.0 { self.pace } else { done };
+        self.starved = if level < STARVED && hungry { self.starved + 1 } else { 0 };
+        let pace = if self.depth.is_probing() {
+            done * 0.5
+        } else if self.starved > 1 {
+            // It could do more than it is given: what it does says nothing of what it can.
+            before.max(done) * 1.25
+        } else if level < STARVED && !hungry {
+            before
+        } else {
+            done + (1.0 - level) * window.work_ns / (SETTLE_NS / 1e9)
+        };
+        let pace = pace.clamp(before * 0.5, before * 2.0).max(1.0);
+        self.pace = pace;
+        let (rates, short) = self.rates(pace);
+        for ((id, member), rate) in self.members.iter_mut().zip(rates) {
+            let rate = Grant::rate_of(rate);
+            if rate != member.grant.rate {
+                member.grant = member.grant.at_rate(rate, now_ns, member.last.spent);
+                tell(*id, member.grant);
+            }
+        }
+        short
+    }
+
+    /// The rate of each disk, in the members' order; and whether reserves had to be cut.
+    fn rates(&self, pace: f64) -> (Vec<f64>, bool) {
+        let members: Vec<&Member> = self.members.values().collect();
+        let mut domains: BTreeMap<(u64, u64), Vec<usize>> = BTreeMap::new();
+        for (i, member) in members.iter().enumerate() {
+            domains.entry((member.standing.customer, member.standing.domain)).or_default().push(i);
+        }
+        let mut customers: BTreeMap<u64, Vec<(&Vec<usize>, Vessel)>> = BTreeMap::new();
+        let mut reserved = 0.0;
+        for ((customer, _), disks) in &domains {
+            let vessel = domain_vessel(&members, disks);
+            reserved += vessel.least;
+            customers.entry(*customer).or_default().push((disks, vessel));
+        }
+        let (most_reserved, short) = (pace * self.max_reserved, reserved > pace * self.max_reserved);
+        if short {
+            for (_, vessel) in customers.values_mut().flatten() {
+                vessel.least *= most_reserved / reserved;
+            }
+        }
+        let mut rates = vec![0.0; members.len()];
+        let outer: Vec<_> = customers
+            .values()
+            .map(|inner| {
+                let weight = inner
+                    .first()
+                    .and_then(|(disks, _)| disks.first())
+                    .map_or(1, |&i| members[i].standing.weights[0]);
+                let least = inner.iter().map(|(_, v)| v.least).sum();
+                let most = inner.iter().map(|(_, v)| v.most).sum();
+                Vessel { weight: weight.into(), least, most }
+            })
+            .collect();
+        let top = level_for(pace, &outer);
+        for (inner, vessel) in customers.values().zip(&outer) {
+            let amount = share_at(top, vessel, pace);
+            let vessels: Vec<_> = inner.iter().map(|(_, v)| *v).collect();
+            let middle = level_for(amount, &vessels);
+            for ((disks, _), vessel) in inner.iter().zip(&vessels) {
+                let amount = share_at(middle, vessel, amount);
+                let vessels: Vec<_> = disks.iter().map(|&i| members[i].vessel()).collect();
+                let bottom = level_for(amount, &vessels);
+                for (&i, vessel) in disks.iter().zip(&vessels) {
+                    rates[i] = share_at(bottom, vessel, amount);
+                }
+            }
+        }
+        (rates, short)
+    }
+}
+
+/// The water's level, also where there is enough for all: then it stands as high as if the first wanted without an end.
+fn level_for(amount: f64, vessels: &[Vessel]) -> f64 {
+    let mut wanting = vessels.to_vec();
+    fill::level(amount, &mut wanting)
+}
+
+/// What one may use: its share, also if it used less so far.
+fn share_at(level: f64, vessel: &Vessel, amount: f64) -> f64 {
+    (level * vessel.weight).max(vessel.least).min(amount)
+}
+
+fn domain_vessel(members: &[&Member], disks: &[usize]) -> Vessel {
+    let of = |i: &usize| members[*i];
+    let standing = disks.first().map(|i| &of(i).standing);
+    let weight = standing.map_or(1.0, |standing| standing.weights[1].into());
+    let most: f64 = disks.iter().map(|i| of(i).vessel().most).sum();
+    // In work: by what its requests cost of late.
+    let cost_ns = disks.iter().map(|i| of(i).cost_ns).fold(0.0, f64::max);
+    let least = standing.map_or(0.0, |standing| to_f64(standing.reserve_iops) * cost_ns);
+    Vessel { weight, least: least.min(most), most }
+}
+
+impl Member {
+    /// Takes new figures; what was done since, ns.
+    fn look(&mut self, now: Sample, now_ns: u64, seconds: f64, rationed: bool) -> u64 {
+        let last = std::mem::replace(&mut self.last, now);
+        let issued_ns = now.totals.issued_ns.wrapping_sub(last.totals.issued_ns);
+        let issued_ops = now.totals.issued_ops.wrapping_sub(last.totals.issued_ops);
+        let in_flight = now.totals.issued_ops != now.totals.done_ops;
+        if issued_ops > 0 || in_flight || now.refused != last.refused {
+            self.used_ns = now_ns;
+        }
+        self.active = self.used_ns != 0 && now_ns.saturating_sub(self.used_ns) < ACTIVE_NS;
+        if now.refused != last.refused || !rationed && in_flight {
+            self.refused_ns = now_ns;
+        }
+        self.hungry = self.refused_ns != 0 && now_ns.saturating_sub(self.refused_ns) < HUNGRY_NS;
+        self.demand = to_f64(issued_ns) / seconds;
+        if issued_ops > 0 {
+            let cost_ns = to_f64(issued_ns) / to_f64(issued_ops);
+            self.cost_ns = if self.cost_ns == 0.0 {
+                cost_ns
+            } else {
+                self.cost_ns + (cost_ns - self.cost_ns) * COST_BLEND
+            };
+        }
+        now.totals.done_ns.wrapping_sub(last.totals.done_ns)
+    }
+
+    fn vessel(&self) -> Vessel {
+        let most = if self.hungry { f64::MAX / 1e6 } else { self.demand * HEADROOM };
+        Vessel { weight: self.standing.weights[2].into(), least: 0.0, most }
+    }
+}
+
+impl Totals {
+    fn add(&mut self, other: &Self) {
+        self.issued_ops = self.issued_ops.wrapping_add(other.issued_ops);
+        self.issued_ns = self.issued_ns.wrapping_add(other.issued_ns);
+        self.done_ops = self.done_ops.wrapping_add(other.done_ops);
+        self.done_ns = self.done_ns.wrapping_add(other.done_ns);
+        self.latency_ns = self.latency_ns.wrapping_add(other.latency_ns);
+    }
+}

@@ -1,0 +1,115 @@
+//! Rules between values: a burst and its cap, a reservation and its caps, names that lead somewhere, matches that decide. Knows
+//! nothing of TOML.
+
+use super::fault::{Fault, Rule};
+use super::{Cap, DiskLimits, Match, Place, Policy, glob};
+
+pub(super) fn check(policy: &Policy, faults: &mut Vec<Fault>) {
+    let mut note = |at: Place, key: &str, value: &str, rule: Rule| {
+        faults.push(Fault { at, key: key.to_owned(), value: value.to_owned(), rule });
+    };
+    let classes = || policy.classes.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+    if let Some(class) = policy.default_class.as_ref().filter(|c| !policy.classes.contains_key(&c.value)) {
+        note(class.at, "defaults.class", &class.value, Rule::UnknownClass(classes()));
+    }
+    for (name, class) in &policy.classes {
+        check_limits(&class.disk, &format!("class.{name}.disk"), &mut note);
+    }
+    for (name, customer) in &policy.customers {
+        check_limits(&customer.disk, &format!("customer.{name}.disk"), &mut note);
+    }
+    for domain in &policy.domains {
+        if let Some(class) = domain.class.as_ref().filter(|class| !policy.classes.contains_key(*class)) {
+            note(domain.at, "domain.class", class, Rule::UnknownClass(classes()));
+        }
+        // Its burst may belong to a cap of its class.
+        let class = domain.class.as_ref().and_then(|class| policy.classes.get(class));
+        check_limits(&domain.disk.over(class.map(|class| &class.disk)), "domain.disk", &mut note);
+        for (disk, rule) in &domain.disks {
+            check_limits(&rule.limits, &format!("domain.disk.{disk}"), &mut note);
+        }
+    }
+    check_matches(policy, &mut note);
+    check_customers(policy, &mut note);
+}
+
+fn check_limits(limits: &DiskLimits, key: &str, note: &mut impl FnMut(Place, &str, &str, Rule)) {
+    let cap_of = |cap: Cap| limits.caps[cap as usize].and_then(|set| set.value);
+    for cap in Cap::ALL {
+        let Some(burst) = limits.bursts[cap as usize] else { continue };
+        match cap_of(cap) {
+            None => note(burst.at, &format!("{key}.burst"), "", Rule::BurstWithoutCap(cap.name())),
+            Some(cap) if burst.value < cap => {
+                note(
+                    burst.at,
+                    &format!("{key}.burst"),
+                    &burst.value.to_string(),
+                    Rule::BurstBelowCap { cap },
+                );
+            }
+            Some(_) => {}
+        }
+    }
+    let reserves = [(limits.reserve_iops, true), (limits.reserve_bytes, false)];
+    for (reserve, is_iops) in reserves {
+        let Some((value, at)) = reserve.and_then(|set| Some((set.value?, set.at))) else { continue };
+        for cap in Cap::ALL.into_iter().filter(|cap| cap.is_iops() == is_iops) {
+            if let Some(limit) = cap_of(cap).filter(|limit| *limit < value) {
+                let rule = Rule::ReserveAboveCap { name: cap.name(), cap: limit };
+                note(at, &format!("{key}.reserve"), &value.to_string(), rule);
+            }
+        }
+    }
+}
+
+fn check_matches(policy: &Policy, note: &mut impl FnMut(Place, &str, &str, Rule)) {
+    for (i, later) in policy.domains.iter().enumerate() {
+        for earlier in policy.domains.iter().take(i) {
+            match (&earlier.who, &later.who) {
+                (a, b) if a == b => {
+                    note(later.at, "domain.match", b.text(), Rule::DuplicateMatch(earlier.at.line));
+                }
+                (Match::Glob(a), Match::Glob(b))
+                    if glob::exactness(a) == glob::exactness(b) && glob::overlap(a, b) =>
+                {
+                    note(later.at, "domain.match", b, Rule::AmbiguousGlob(earlier.at.line));
+                }
+                _ => {}
+            }
+        }
+    }
+    for domain in &policy.domains {
+        for (i, (later, rule)) in domain.disks.iter().enumerate() {
+            let at = rule.weight.map_or(domain.at, |weight| weight.at);
+            for (earlier, _) in domain.disks.iter().take(i) {
+                if glob::exactness(earlier) == glob::exactness(later) && glob::overlap(earlier, later) {
+                    note(at, &format!("domain.disk.{later}"), earlier, Rule::AmbiguousGlob(domain.at.line));
+                }
+            }
+        }
+    }
+}
+
+/// Money is owed to one customer, not to whoever stands first.
+fn check_customers(policy: &Policy, note: &mut impl FnMut(Place, &str, &str, Rule)) {
+    let globs = policy.customers.iter().flat_map(|(name, c)| c.domains.iter().map(move |glob| (name, glob)));
+    let globs: Vec<_> = globs.collect();
+    for (i, (name, later)) in globs.iter().enumerate() {
+        for (other, earlier) in globs.iter().take(i) {
+            if name != other && glob::overlap(&earlier.value, &later.value) {
+                let key = format!("customer.{name}.domains");
+                note(later.at, &key, &later.value, Rule::TwoCustomers(format!("customer.{other}")));
+            }
+        }
+    }
+}
+
+impl Match {
+    /// As written.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Uuid(text) | Self::Name(text) | Self::Glob(text) => text,
+        }
+    }
+}

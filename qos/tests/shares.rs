@@ -1,0 +1,157 @@
+//! Shares on the simulated device: the planner and the gate as splitd and its workers run them. Each lesson that a prototype was
+//! taught has its test here; figures over more tenants and beside other rules are the benchmark's.
+
+#![allow(clippy::unwrap_used, clippy::cast_precision_loss)]
+
+use qos::simulate::ours::Ours;
+use qos::simulate::{Device, Got, Tenant, run};
+
+const SECOND: u64 = 1_000_000_000;
+const DEVICE: Device = Device { parallel: 32, jitter: 0.5, slow_ns: None };
+
+fn serve(tenants: &[Tenant], from_s: u64, until_s: u64) -> Vec<Got> {
+    run(tenants, DEVICE, Ours::new(tenants), 1, from_s * SECOND, until_s * SECOND).0
+}
+
+fn mixed(weight: u32, depth: u32) -> Tenant {
+    Tenant { sizes: vec![4096, 16_384, 65_536], writes_pct: 30, ..Tenant::reading(weight, depth) }
+}
+
+fn utilisation(got: &[Got], seconds: u64) -> f64 {
+    got.iter().map(Got::work_ns).sum::<u64>() as f64 / (seconds * SECOND) as f64
+}
+
+/// The largest relative error of a share.
+fn share_error(tenants: &[Tenant], got: &[Got]) -> f64 {
+    let work: u64 = got.iter().map(Got::work_ns).sum();
+    let weights: u32 = tenants.iter().map(|t| t.weight).sum();
+    let error = |(t, g): (&Tenant, &Got)| {
+        let wanted = work as f64 * f64::from(t.weight) / f64::from(weights);
+        (g.work_ns() as f64 / wanted - 1.0).abs()
+    };
+    tenants.iter().zip(got).map(error).fold(0.0, f64::max)
+}
+
+/// The demonstration's policy: 512 and 256.
+#[test]
+fn two_to_one() {
+    let tenants = [mixed(512, 64), mixed(256, 64)];
+    let got = serve(&tenants, 2, 12);
+    assert!(share_error(&tenants, &got) < 0.005, "{}", share_error(&tenants, &got));
+    assert!(utilisation(&got, 10) > 0.99, "{}", utilisation(&got, 10));
+}
+
+/// Lesson 2: a reservation that is taken away leaves nobody starving for what was served under it. Here the tenant with weight 1 of
+/// 2 goes on at half at once.
+#[test]
+fn a_lost_reservation_starves_nobody() {
+    let mut tenants = [mixed(1, 64), mixed(1, 64)];
+    tenants[0].reserve_iops = 30_000;
+    let mut rule = Ours::new(&tenants);
+    rule.reserve_until_ns = Some(5 * SECOND);
+    let (got, _) = run(&tenants, DEVICE, rule, 1, 0, 8 * SECOND);
+    let within = |got: &Got, from: u64, to: u64| -> u64 {
+        got.done.iter().filter(|(at, _)| (from..to).contains(at)).map(|(_, cost)| cost).sum()
+    };
+    let (from, to) = (5 * SECOND + SECOND / 10, 5 * SECOND + SECOND / 5);
+    let share =
+        within(&got[0], from, to) as f64 / (within(&got[0], from, to) + within(&got[1], from, to)) as f64;
+    assert!((0.48..0.52).contains(&share), "{share}");
+}
+
+/// Lesson 3: with more room at the device than anybody uses there is no control. Two with 128 outstanding each find a window far
+/// below 256, and their shares.
+#[test]
+fn the_window_is_below_what_is_outstanding() {
+    let tenants = [Tenant::reading(900, 128), Tenant::reading(100, 128)];
+    let (got, rule) = run(&tenants, DEVICE, Ours::new(&tenants), 1, 2 * SECOND, 12 * SECOND);
+    assert!((32.0..80.0).contains(&rule.window().ops), "{:?}", rule.window());
+    assert!(share_error(&tenants, &got) < 0.005, "{}", share_error(&tenants, &got));
+}
+
+/// Lesson 4: no mix of sizes costs throughput.
+#[test]
+fn six_mixes_keep_the_device_busy() {
+    for (sizes, writes_pct) in [
+        (vec![4096], 0),
+        (vec![4096], 100),
+        (vec![4096, 65_536], 50),
+        (vec![65_536], 30),
+        (vec![4096, 1 << 20], 30),
+        (vec![1 << 20], 100),
+    ] {
+        let tenant = |weight| Tenant { sizes: sizes.clone(), writes_pct, ..Tenant::reading(weight, 64) };
+        let tenants = [tenant(100), tenant(200), tenant(300), tenant(400)];
+        let got = serve(&tenants, 2, 7);
+        assert!(utilisation(&got, 5) > 0.985, "{sizes:?} {writes_pct}: {}", utilisation(&got, 5));
+        assert!(share_error(&tenants, &got) < 0.005, "{sizes:?}: {}", share_error(&tenants, &got));
+    }
+}
+
+/// Lesson 5: from cold the right window is found soon, and not by climbing hills for ever.
+#[test]
+fn a_cold_start_is_short() {
+    let tenants = [mixed(512, 64), mixed(256, 64), mixed(128, 64)];
+    let (got, _) = run(&tenants, DEVICE, Ours::new(&tenants), 1, SECOND / 5, SECOND + SECOND / 5);
+    assert!(utilisation(&got, 1) > 0.97, "{}", utilisation(&got, 1));
+    assert!(share_error(&tenants, &got) < 0.05, "{}", share_error(&tenants, &got));
+}
+
+/// A promise of a fifth of the device, with weight 1 among 99 of 1000: kept in every tenth of a second.
+#[test]
+fn a_reservation_holds_in_every_window() {
+    let mut tenants = vec![Tenant { reserve_iops: 20_000, ..Tenant::reading(1, 64) }];
+    tenants.extend((0..99).map(|_| Tenant::reading(1000, 8)));
+    let got = serve(&tenants, 2, 7);
+    let mut windows = [0_u32; 50];
+    for (at, _) in &got[0].done {
+        windows[usize::try_from((at - 2 * SECOND) / (SECOND / 10)).unwrap()] += 1;
+    }
+    assert!(windows.iter().min() >= Some(&1960), "{windows:?}");
+}
+
+/// Beside seven that write megabytes as fast as they can, one that reads a block at a time waits at most three times as long.
+#[test]
+fn a_quiet_tenant_keeps_its_latency() {
+    let quiet = Tenant { reserve_iops: 3_000, ..Tenant::reading(1000, 1) };
+    let alone = serve(std::slice::from_ref(&quiet), 1, 4)[0].latency_ns(990);
+    let mut tenants = vec![quiet];
+    tenants.extend((0..7).map(|_| Tenant {
+        sizes: vec![1 << 20],
+        writes_pct: 100,
+        ..Tenant::reading(256, 64)
+    }));
+    let got = serve(&tenants, 2, 12);
+    assert!(got[0].latency_ns(990) <= 3 * alone, "{} {alone}", got[0].latency_ns(990));
+    assert!(utilisation(&got, 10) > 0.985, "{}", utilisation(&got, 10));
+}
+
+/// What some do not use others get: nine that are idle half of the time, one that never is.
+#[test]
+fn nothing_is_left_unused() {
+    let mut tenants: Vec<_> =
+        (0..9).map(|_| Tenant { half_period_ns: SECOND / 2, ..mixed(256, 16) }).collect();
+    tenants.push(mixed(256, 128));
+    let got = serve(&tenants, 2, 12);
+    assert!(utilisation(&got, 10) > 0.92, "{}", utilisation(&got, 10));
+}
+
+/// While splitd is stopped everybody keeps what was last granted: shares stay, nothing opens, nothing closes.
+#[test]
+fn a_stopped_splitd_freezes_the_shares() {
+    let tenants = [mixed(512, 64), mixed(256, 64)];
+    let mut rule = Ours::new(&tenants);
+    rule.stopped_ns = Some((3 * SECOND, 13 * SECOND));
+    let (got, _) = run(&tenants, DEVICE, rule, 1, 3 * SECOND + SECOND / 10, 13 * SECOND);
+    assert!(share_error(&tenants, &got) < 0.005, "{}", share_error(&tenants, &got));
+    assert!(utilisation(&got, 10) > 0.9, "{}", utilisation(&got, 10));
+}
+
+/// A device that gets three times slower is shared as before.
+#[test]
+fn a_slower_device_is_shared_alike() {
+    let tenants = [mixed(300, 64), mixed(200, 64), mixed(100, 64)];
+    let device = Device { slow_ns: Some((3 * SECOND, 8 * SECOND)), ..DEVICE };
+    let (got, _) = run(&tenants, device, Ours::new(&tenants), 1, 4 * SECOND, 8 * SECOND);
+    assert!(share_error(&tenants, &got) < 0.02, "{}", share_error(&tenants, &got));
+}
