@@ -10,7 +10,7 @@ use clap_complete::Shell;
 use serde_json::{Value, json};
 use splitd::ctl::takeover::Machine;
 use splitd::ctl::top::{Look, Sort, View};
-use splitd::ctl::{self, doctor, journal, print, screen, table, top};
+use splitd::ctl::{self, doctor, journal, print, screen, table, top, trace};
 use splitd::kernel::Backend;
 use splitd::protocol::Verb;
 use splitd::select;
@@ -102,6 +102,17 @@ enum Command {
     },
     /// What each device does now: rates, latency, queue depth. Keys are xentop's: D(elay) N(etworks) B(lock devices) S(ort) Q(uit)
     Top(Top),
+    /// Where a disk's requests spend their time: waiting for their turn, copying, the disk itself
+    Trace {
+        /// Which
+        #[arg(value_parser = select::named)]
+        dev: String,
+        /// Watch it so many seconds
+        #[arg(long = "for", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=screen::DELAY_MAX_S))]
+        seconds: u64,
+        #[command(flatten)]
+        output: Output,
+    },
     /// What splitd logged of a device, from the system's journal
     Log {
         /// Which
@@ -226,6 +237,15 @@ fn run(arguments: &Arguments) -> anyhow::Result<String> {
         }
         Command::Top(options) => {
             watch(options, &|| Ok((ask(Verb::List)?, ask(Verb::Stats { device: None })?)))
+        }
+        Command::Trace { dev, seconds, output } => {
+            let look = || ask(Verb::Stats { device: Some(dev.clone()) });
+            let before = look()?;
+            let start = Instant::now();
+            std::thread::sleep(Duration::from_secs(*seconds));
+            let now = look()?;
+            let trace = trace::between(&before, &now, start.elapsed().as_secs_f64())?;
+            Ok(if output.json { format!("{}\n", serde_json::to_string(&trace)?) } else { trace.text() })
         }
         Command::Log { dev, follow, lines } => {
             let answer = ask(Verb::Show { device: dev.clone() })?;

@@ -65,6 +65,10 @@ fn arguments(command: &str, host: &Path) -> Vec<String> {
             words.extend((!line.contains(" -N")).then(|| "-N".to_owned()));
         }
         // One short look of it is enough.
+        Some("trace") => {
+            words.truncate(2);
+            words.push("--for=1".to_owned());
+        }
         Some("top") => {
             words.retain(|word| word.starts_with('-') || word == "top");
             words.retain(|word| word != "-d" && word != "-i");
