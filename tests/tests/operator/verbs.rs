@@ -226,11 +226,11 @@ fn top_sees_a_load() {
     let load = splitd_tests::blkfront::Load { operations: None, ..splitd_tests::blkfront::Load::default() };
     let running = bed.disk.start(&load).unwrap();
     let (_, out, err) = run(&bed, "top --json -d 1 -i 2");
-    let (code, table, err) = run(&bed, "trace vbd/5/xvda --for 1");
+    let (code, table, trouble) = run(&bed, "trace vbd/5/xvda --for 1");
     let (_, json, _) = run(&bed, "trace vbd/5/xvda --for 1 --json");
     running.stop();
     assert!(running.finish(&mut bed.disk).unwrap().is_clean());
-    assert!(code == Some(0) && table.contains("WAITING") && table.contains("copy in"), "{table}{err}");
+    assert!(code == Some(0) && table.contains("WAITING") && table.contains("copy in"), "{table}{trouble}");
     let trace: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(keys(&trace), "device requests seconds stages version".split(' ').collect());
     let shares = trace["stages"].as_array().unwrap().iter().map(|s| s["share_percent"].as_f64().unwrap());
