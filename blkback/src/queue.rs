@@ -210,7 +210,7 @@ pub(crate) enum Next {
 impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     /// Does everything there is to do now.
     pub(crate) fn turn(&mut self) -> Result<Next, Stop> {
-        self.now_ns = self.clock_ns();
+        self.look_at_clock();
         self.limits.capacity_sectors = self.device.capacity_sectors.load(Ordering::Relaxed);
         self.shortage = false;
         self.edge_wait = false;
@@ -264,15 +264,19 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             (0..SPINS).for_each(|_| std::hint::spin_loop());
         }
         if waits_for_disk {
-            self.linger_for_disk.miss()
+            self.linger_for_disk.miss();
         } else {
-            self.linger_for_frontend.miss()
+            self.linger_for_frontend.miss();
         }
         Ok(false)
     }
 
     fn clock_ns(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn look_at_clock(&mut self) {
+        self.now_ns = self.clock_ns();
     }
 
     fn note_wakeup(&mut self, taken: u32) {
