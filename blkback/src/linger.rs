@@ -67,13 +67,13 @@ mod tests {
             .count()
     }
 
-    /// Short waits are lingered over; a long one, or a false alarm, ends that at once; long ones are tried now and then at most.
+    /// Short waits are lingered over; after a long one, or a false alarm, there is an end of it; those just too long are tried now and then.
     #[test]
     fn only_short_waits_are_lingered_over() {
         let (mut linger, mut now_ns) = (Linger::new(LIMIT), 0);
         assert_eq!(waits(&mut linger, &mut now_ns, 20_000, 10), 10);
         assert_eq!(waits(&mut linger, &mut now_ns, 3_600_000_000_000, 1), 1);
-        assert_eq!(waits(&mut linger, &mut now_ns, 150_000, 100), 0);
+        assert!(waits(&mut linger, &mut now_ns, 150_000, 100) <= 1);
         assert!(waits(&mut linger, &mut now_ns, 20_000, 30) > 10, "after an hour, again soon");
         assert!(waits(&mut linger, &mut now_ns, 70_000, 100) < 40, "just too long for it");
         linger.end_in_vain();
