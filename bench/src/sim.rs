@@ -109,6 +109,7 @@ impl Bed {
             abi: Abi::Native64,
             mode,
             barrier: false,
+            predecessor_crashed: false,
             fence_timeout_ms: 5000,
         };
         say(&mut control, &ToWorker::Connect(connection))?;
@@ -181,9 +182,10 @@ impl Front {
                 began[slot] = Instant::now();
                 self.ring.push_request(&self.slots[slot].request(slot as u64, operation, sector));
                 made += 1;
-            }
-            if self.ring.publish() {
-                self.port.notify()?;
+                // Each by itself, as blkfront does: the backend begins with the first while the next one is made.
+                if self.ring.publish() {
+                    self.port.notify()?;
+                }
             }
             while !self.ring.final_check().map_err(|e| anyhow::anyhow!("{e:?}"))? {
                 ensure!(self.port.wait(SILENCE_LIMIT)?, "{}: no answer for {SILENCE_LIMIT:?}", job.name);

@@ -30,6 +30,7 @@ pub const NAMES: Names = Names {
         "write_time_ns",
         "flush_time_ns",
         "discard_time_ns",
+        "given_up_requests",
     ],
     histograms: &["read_ns", "write_ns", "flush_ns", "discard_ns"],
 };
@@ -58,6 +59,7 @@ pub(crate) enum Counter {
     WriteTime,
     FlushTime,
     DiscardTime,
+    GivenUp,
 }
 
 /// A queue's figures.
@@ -99,7 +101,7 @@ mod tests {
     /// The enum and the names are one list.
     #[test]
     fn every_counter_has_its_name() {
-        assert_eq!(NAMES.counters.len(), Counter::DiscardTime as usize + 1);
+        assert_eq!(NAMES.counters.len(), Counter::GivenUp as usize + 1);
         assert_eq!(NAMES.counters[Counter::InFlight as usize], "in_flight_now");
         assert_eq!(NAMES.counters[Counter::Rejected as usize], "rejected_requests");
     }

@@ -60,6 +60,8 @@ pub(crate) struct Slot {
     pub(crate) chunks_in_flight: u16,
     pub(crate) len_bytes: u32,
     pub(crate) taken_ns: u64,
+    /// A dead predecessor took it.
+    pub(crate) replayed: bool,
 }
 
 impl Slot {
@@ -78,6 +80,7 @@ impl Slot {
         chunks_in_flight: 0,
         len_bytes: 0,
         taken_ns: 0,
+        replayed: false,
     };
 
     /// Everything was given to the kernel, or the rest is not worth it any more.

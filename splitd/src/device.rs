@@ -135,6 +135,8 @@ pub(crate) struct Device {
     done_before: u64,
     /// One that was asked for.
     restart: Option<restart::Restart>,
+    /// The last worker ended by itself.
+    predecessor_crashed: bool,
     /// Of the messages that its worker speaks.
     worker_version: u32,
     kill_at: Option<Instant>,
@@ -172,6 +174,7 @@ impl Device {
             decided: false,
             done_before: 0,
             restart: None,
+            predecessor_crashed: false,
             worker_version: 0,
             kill_at: None,
             retry_at: None,
