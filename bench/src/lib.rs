@@ -6,6 +6,7 @@ pub mod fio;
 pub mod net;
 pub mod report;
 pub mod rows;
+pub mod scale;
 pub mod sim;
 pub mod stats;
 pub mod tap;

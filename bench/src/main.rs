@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bench::fio::{self, JOBS, Job};
 use bench::report::Report;
 use bench::rows::{BlockRow, NetRow, Row};
-use bench::{net, sim};
+use bench::{net, scale, sim};
 use clap::{Parser, Subcommand, ValueEnum};
 use splitd_tests::netns;
 use splitd_tests::world::Programs;
@@ -56,6 +56,15 @@ enum What {
         /// Only cases whose name contains this
         #[arg(long, default_value = "")]
         only: String,
+        /// Also write the report as JSON
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+    /// Many disks on one simulated host: memory, idle CPU, attach, restart, scrape, cost of a request
+    Scale {
+        /// Populations, growing
+        #[arg(long, value_delimiter = ',', default_values_t = [1, 10, 100, 1000])]
+        devices: Vec<u32>,
         /// Also write the report as JSON
         #[arg(long)]
         json: Option<PathBuf>,
@@ -121,6 +130,13 @@ fn main() -> Result<()> {
             Ok(())
         }
         What::NetEnd { arguments } => Ok(splitd_tests::net_end::main(&arguments)?),
+        What::Scale { devices, json } => {
+            let rows = scale::run(&devices)?;
+            print!("{}", scale::table(&machine(), &rows));
+            json.map_or(Ok(()), |path| {
+                write_json(&serde_json::json!({ "machine": machine(), "rows": rows }), &path)
+            })
+        }
         What::Rows { kind: Kind::Block, place, json } => {
             finish(&Report::<BlockRow>::new(&place, machine(), given()?), json.as_deref())
         }
@@ -213,11 +229,11 @@ fn finish<R: Row>(report: &Report<R>, json: Option<&Path>) -> Result<()> {
             println!("geometric mean splitd/{other}: {mean:.2} ×");
         }
     }
-    if let Some(path) = json {
-        std::fs::write(path, serde_json::to_vec_pretty(report)?)
-            .with_context(|| path.display().to_string())?;
-    }
-    Ok(())
+    json.map_or(Ok(()), |path| write_json(report, path))
+}
+
+fn write_json(report: &impl serde::Serialize, path: &Path) -> Result<()> {
+    std::fs::write(path, serde_json::to_vec_pretty(report)?).with_context(|| path.display().to_string())
 }
 
 fn machine() -> String {

@@ -202,7 +202,7 @@ pub(crate) enum Next {
 impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     /// Does everything there is to do now.
     pub(crate) fn turn(&mut self) -> Result<Next, Stop> {
-        self.now_ns = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.look_at_clock();
         self.limits.capacity_sectors = self.device.capacity_sectors.load(Ordering::Relaxed);
         self.shortage = false;
         self.edge_wait = false;
@@ -229,6 +229,10 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         let storm = self.acknowledge()?;
         let shortage = self.shortage.then_some(SHORTAGE_PAUSE);
         Ok(Next::Wait(storm.or(shortage).or_else(|| self.look_after_mappings())))
+    }
+
+    fn look_at_clock(&mut self) {
+        self.now_ns = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
     }
 
     fn note_wakeup(&mut self, taken: u32) {

@@ -17,6 +17,7 @@ pub mod screen;
 pub mod table;
 pub mod takeover;
 pub mod top;
+pub mod trace;
 
 /// Longest wait for an answer. A script is answered after 30 s at the latest.
 const ANSWER_TIME: Duration = Duration::from_secs(35);

@@ -62,6 +62,8 @@ pub struct Options {
     pub netback: PathBuf,
     /// `/sys`
     pub sys_dir: PathBuf,
+    /// `/dev/shm`
+    pub shm_dir: PathBuf,
 }
 
 struct Daemon {
@@ -107,6 +109,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     daemon.scan().await;
     let listener = control::listen(&options.run_dir.join("splitd.sock"))?;
     tokio::task::spawn_local(control::serve(listener, Rc::clone(&daemon)));
+    tokio::task::spawn_local(crate::xenstat::publish(Rc::clone(&daemon.host), options.shm_dir));
     if let Some(listen) = daemon.host.config.metrics.clone() {
         tokio::task::spawn_local(web::serve(listen, Rc::clone(&daemon)));
     }
@@ -358,6 +361,17 @@ impl Daemon {
         }
     }
 
+    /// Something that ends when a worker has ended or another serves.
+    async fn have_done(
+        &self,
+        device: &str,
+        command: impl FnOnce(Answer<String>) -> Command,
+    ) -> Result<Value, String> {
+        let (_, mailbox) = self.find(device)?;
+        let done = self.ask(&mailbox, RESTART_TIME, command).await?;
+        Ok(json!({ "done": done }))
+    }
+
     /// The mailbox of a script's device, which may be a moment older than our knowledge of it.
     async fn script_device(self: &Rc<Self>, path: &str) -> Result<Mailbox, String> {
         let id = DeviceId::split_xenbus_path(path, self.host.backend)
@@ -417,11 +431,9 @@ impl Answers for Rc<Daemon> {
                 let done = self.ask(&mailbox, COMMAND_TIME, Command::Resize).await?;
                 Ok(json!({ "done": done }))
             }
-            Verb::Restart { device } => {
-                let (_, mailbox) = self.find(&device)?;
-                let done = self.ask(&mailbox, RESTART_TIME, Command::Restart).await?;
-                Ok(json!({ "done": done }))
-            }
+            Verb::Restart { device } => self.have_done(&device, Command::Restart).await,
+            Verb::Pause { device } => self.have_done(&device, Command::Pause).await,
+            Verb::Resume { device } => self.have_done(&device, Command::Resume).await,
             Verb::HotplugAdd { path } => {
                 let mailbox = self.script_device(&path).await?;
                 let opened: Opened = self.ask(&mailbox, SCRIPT_TIME, Command::HotplugAdd).await?;

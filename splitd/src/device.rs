@@ -33,6 +33,7 @@ mod adoption;
 mod launching;
 mod news;
 mod ownership;
+mod pause;
 mod restart;
 mod vif;
 
@@ -104,6 +105,10 @@ pub enum Command {
     Resize(Answer<String>),
     /// Replace the worker; try again after giving up.
     Restart(Answer<String>),
+    /// Let go of the target and have the guest wait.
+    Pause(Answer<String>),
+    /// Go on.
+    Resume(Answer<String>),
 }
 
 pub(crate) struct Device {
@@ -137,6 +142,7 @@ pub(crate) struct Device {
     restart: Option<restart::Restart>,
     /// The last worker ended by itself.
     predecessor_crashed: bool,
+    pause: pause::Pause,
     /// Of the messages that its worker speaks.
     worker_version: u32,
     kill_at: Option<Instant>,
@@ -175,6 +181,7 @@ impl Device {
             done_before: 0,
             restart: None,
             predecessor_crashed: false,
+            pause: pause::Pause::No,
             worker_version: 0,
             kill_at: None,
             retry_at: None,
@@ -309,6 +316,8 @@ impl Device {
                 let _ = answer.send(outcome);
             }
             Command::Restart(answer) => self.restart(answer),
+            Command::Pause(answer) => self.pause(answer),
+            Command::Resume(answer) => self.resume(answer),
         }
     }
 
@@ -347,7 +356,7 @@ impl Device {
             self.discard_record();
             return;
         }
-        if self.ended_for_restart(how) {
+        if self.ended_for_pause(how) || self.ended_for_restart(how) {
             return;
         }
         let done = crate::stats::requests_done(&self.dir);
@@ -413,6 +422,7 @@ impl Device {
             alarm: self.alarm.clone(),
             not_ours: self.not_ours.clone(),
             restarts: self.restarts,
+            paused: self.is_paused(),
         };
         self.host.reports.borrow_mut().insert(self.id, report);
     }

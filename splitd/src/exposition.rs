@@ -74,6 +74,12 @@ impl Page {
         self.add(name, String::new(), Value::Text(text));
     }
 
+    /// Adds a sum of nanoseconds, in seconds.
+    pub fn seconds(&self, name: &str, labels: &[Label], ns: u64) {
+        let line = format!("{name}{} {}\n", braces(labels), seconds(ns));
+        self.add(name, String::new(), Value::Text(line));
+    }
+
     fn describe(&self, kind: &'static str, key: KeyName, help: SharedString) {
         let mut families = self.families.borrow_mut();
         let family = families.entry(key.as_str().to_owned()).or_default();

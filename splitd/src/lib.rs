@@ -32,3 +32,4 @@ pub mod tap;
 pub mod together;
 pub mod web;
 pub mod worker_link;
+pub mod xenstat;

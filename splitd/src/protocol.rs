@@ -46,6 +46,16 @@ pub enum Verb {
         /// Which.
         device: String,
     },
+    /// Have a disk's guest wait, and let go of its target.
+    Pause {
+        /// Which.
+        device: String,
+    },
+    /// Go on with it.
+    Resume {
+        /// Which.
+        device: String,
+    },
     /// A hotplug script wants a worker.
     HotplugAdd {
         /// `XENBUS_PATH`

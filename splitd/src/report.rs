@@ -23,6 +23,7 @@ pub struct Report {
     pub(crate) alarm: Option<String>,
     pub(crate) not_ours: Option<String>,
     pub(crate) restarts: u64,
+    pub(crate) paused: bool,
 }
 
 /// One device as JSON.
@@ -48,7 +49,7 @@ pub struct Row {
     pub frontend_state: Option<u8>,
     /// The toolstack wants it to stay.
     pub online: bool,
-    /// `absent`, `opening`, `opened`, `connecting`, `serving`, `stopping`, `gave-up`
+    /// `absent`, `opening`, `opened`, `connecting`, `serving`, `stopping`, `gave-up`, `paused`
     pub worker: String,
     /// Its process.
     pub pid: Option<u32>,
@@ -121,7 +122,7 @@ impl Report {
             state: self.state.map(State::number),
             frontend_state: self.frontend.map(State::number),
             online: self.online,
-            worker: worker_word(self.worker).to_owned(),
+            worker: if self.paused { "paused" } else { worker_word(self.worker) }.to_owned(),
             pid: self.pid,
             target: open.map(|open| open.target.display().to_string()).or_else(|| self.tap.clone()),
             identity: opened.map(|opened| opened.identity.clone()),

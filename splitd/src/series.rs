@@ -99,6 +99,16 @@ const DISK_TIMES: [(&str, &str, &str); 4] = [
     ("discard_ns", "discard_time_ns", "discard"),
 ];
 
+/// (counter of nanoseconds, stage)
+const STAGES: [(&str, &str); 4] = [
+    ("queued_time_ns", "queued"),
+    ("copy_in_time_ns", "copy_in"),
+    ("device_time_ns", "device"),
+    ("copy_out_time_ns", "copy_out"),
+];
+
+const STAGE_TIME: &str = "xen_blkback_stage_seconds_total";
+
 const DISK_TIME: &str = "xen_blkback_request_duration_seconds";
 
 const VIF: &[Family] = &[
@@ -183,7 +193,8 @@ const ABOUT: [(&str, &str); 5] = [
 pub fn counters(kind: Kind) -> impl Iterator<Item = &'static str> {
     let times: &[_] = if kind == Kind::Vif { &[] } else { &DISK_TIMES };
     let plain = families(kind).iter().flat_map(|family| family.of).map(|(counter, _)| *counter);
-    plain.chain(times.iter().map(|(_, sum, _)| *sum))
+    let stages: &[_] = if kind == Kind::Vif { &[] } else { &STAGES };
+    plain.chain(times.iter().map(|(_, sum, _)| *sum)).chain(stages.iter().map(|(sum, _)| *sum))
 }
 
 fn families(kind: Kind) -> &'static [Family] {
@@ -219,6 +230,7 @@ fn describe() {
     for family in DISK.iter().chain(VIF) {
         describe_one(family.name, family.help);
     }
+    describe_one(STAGE_TIME, "Time of requests that went to the disk, by what they waited for");
     metrics::describe_histogram!(DISK_TIME, "From the moment a request was taken to its answer");
 }
 
@@ -286,6 +298,13 @@ fn figures(page: &Page, kind: Kind, labels: &[Label], totals: &Totals) {
     }
     if kind == Kind::Vif {
         return;
+    }
+    for (counter, stage) in STAGES {
+        if let Some(sum_ns) = totals.counters.get(counter) {
+            let mut labels = labels.to_vec();
+            labels.push(Label::from_static_parts("stage", stage));
+            page.seconds(STAGE_TIME, &labels, *sum_ns);
+        }
     }
     for (histogram, sum, op) in DISK_TIMES {
         if let Some(buckets) = totals.histograms.get(histogram) {

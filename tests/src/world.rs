@@ -180,6 +180,8 @@ impl World {
             .arg(&self.programs.netback)
             .arg("--sys")
             .arg(self.dir.path().join("sys"))
+            .arg("--shm")
+            .arg(self.dir.path())
             .envs(self.environment.iter().map(|(k, v)| (k, v)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())

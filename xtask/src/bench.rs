@@ -37,6 +37,15 @@ enum What {
         #[arg(long)]
         json: Option<PathBuf>,
     },
+    /// Many disks on the simulated host: what each costs in memory, idle CPU, time to attach and to restart splitd
+    Scale {
+        /// Populations, growing
+        #[arg(long, value_delimiter = ',', default_values_t = [1, 10, 100, 1000])]
+        devices: Vec<u32>,
+        /// Also write the report as JSON
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
     /// A guest's network beside a copier from tap to tap, or with --lab beside kernel netback on real Xen
     Net {
         /// On emulated Xen, in one boot
@@ -64,6 +73,12 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let mut bench = Command::new(release.join("bench"));
     let (lab, pairs, operations, only, json) = match args.what {
         What::Block { lab, pairs, operations, only, json } => (lab, pairs, operations, only, json),
+        What::Scale { devices, json } => {
+            let devices: Vec<_> = devices.iter().map(u32::to_string).collect();
+            bench.args(["scale", "--devices", &devices.join(",")]);
+            bench.args(json.iter().flat_map(|path| [Path::new("--json"), path]));
+            return command::run(&mut bench);
+        }
         What::Net { lab: false, pairs, seconds, only, json } => {
             bench.arg("net").arg("--programs").arg(&release).args(["--pairs", &pairs.to_string()]);
             let milliseconds = seconds.unwrap_or(1) * 1000;

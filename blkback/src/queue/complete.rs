@@ -61,6 +61,8 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
 
     fn chunk_ended(&mut self, id: ChunkId, result: i32) -> Result<(), Stop> {
         let result = crash::disk_fault("data", result);
+        let slot = self.chunk(id).slot;
+        self.slot(slot).stages.ended_ns = self.now_ns;
         let block_mask = self.block_len - 1;
         match u32::try_from(result) {
             // The file ends here: it shrank since the request was checked.
@@ -181,6 +183,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     pub(super) fn end_flushes(&mut self) {
         while let Some(id) = self.flushes.next_certain() {
             crash_point!("after_flush");
+            self.slot(id).stages.ended_ns = self.now_ns;
             if self.slot(id).step == Step::FlushBefore {
                 self.slot(id).step = Step::Data;
                 self.waiting.push_front(id);
@@ -192,6 +195,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
 
     fn discard_ended(&mut self, id: SlotId, result: i32) -> Result<(), Stop> {
         let result = crash::disk_fault("discard", result);
+        self.slot(id).stages.ended_ns = self.now_ns;
         if result < 0 {
             self.warn("discard", &std::io::Error::from_raw_os_error(-result));
             self.figures.add(Counter::IoErrors, 1);

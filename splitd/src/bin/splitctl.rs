@@ -10,7 +10,7 @@ use clap_complete::Shell;
 use serde_json::{Value, json};
 use splitd::ctl::takeover::Machine;
 use splitd::ctl::top::{Look, Sort, View};
-use splitd::ctl::{self, doctor, journal, print, screen, table, top};
+use splitd::ctl::{self, doctor, journal, print, screen, table, top, trace};
 use splitd::kernel::Backend;
 use splitd::protocol::Verb;
 use splitd::select;
@@ -102,6 +102,17 @@ enum Command {
     },
     /// What each device does now: rates, latency, queue depth. Keys are xentop's: D(elay) N(etworks) B(lock devices) S(ort) Q(uit)
     Top(Top),
+    /// Where a disk's requests spend their time: waiting for their turn, copying, the disk itself
+    Trace {
+        /// Which
+        #[arg(value_parser = select::named)]
+        dev: String,
+        /// Watch it so many seconds
+        #[arg(long = "for", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=screen::DELAY_MAX_S))]
+        seconds: u64,
+        #[command(flatten)]
+        output: Output,
+    },
     /// What splitd logged of a device, from the system's journal
     Log {
         /// Which
@@ -131,6 +142,24 @@ enum Command {
         /// All of them, one after the other; ends at the first that fails
         #[arg(long)]
         all: bool,
+        #[command(flatten)]
+        dry: Dry,
+    },
+    /// Has a disk's guest wait, and lets go of its target: for a consistent snapshot or copy of it
+    ///
+    /// What the guest was told is done is on the target when this returns; what it sends meanwhile waits for `resume`.
+    Pause {
+        /// Which
+        #[arg(value_parser = select::named)]
+        dev: String,
+        #[command(flatten)]
+        dry: Dry,
+    },
+    /// Goes on with a disk that was paused
+    Resume {
+        /// Which
+        #[arg(value_parser = select::named)]
+        dev: String,
         #[command(flatten)]
         dry: Dry,
     },
@@ -209,6 +238,15 @@ fn run(arguments: &Arguments) -> anyhow::Result<String> {
         Command::Top(options) => {
             watch(options, &|| Ok((ask(Verb::List)?, ask(Verb::Stats { device: None })?)))
         }
+        Command::Trace { dev, seconds, output } => {
+            let look = || ask(Verb::Stats { device: Some(dev.clone()) });
+            let before = look()?;
+            let start = Instant::now();
+            std::thread::sleep(Duration::from_secs(*seconds));
+            let now = look()?;
+            let trace = trace::between(&before, &now, start.elapsed().as_secs_f64())?;
+            Ok(if output.json { format!("{}\n", serde_json::to_string(&trace)?) } else { trace.text() })
+        }
         Command::Log { dev, follow, lines } => {
             let answer = ask(Verb::Show { device: dev.clone() })?;
             let device = answer.get("device").cloned().unwrap_or_default();
@@ -231,10 +269,19 @@ fn run(arguments: &Arguments) -> anyhow::Result<String> {
             Ok(served.map(|row| would(row, "replace worker", "pid")).collect())
         }
         Command::Restart { dev: Some(dev), all: _, dry: _ } => {
-            let done = ask(Verb::Restart { device: dev.clone() })?;
-            Ok(format!("{dev}: {}\n", table::word(done.get("done"))))
+            done(dev, ask(Verb::Restart { device: dev.clone() })?)
         }
         Command::Restart { dev: None, all: _, dry: _ } => ctl::restart_all(ask),
+        Command::Pause { dev, dry: Dry { dry_run: true } } => {
+            let row = shown(ask(Verb::Show { device: dev.clone() })?);
+            Ok(would(&row, "its requests wait, and it is closed:", "target"))
+        }
+        Command::Pause { dev, dry: _ } => done(dev, ask(Verb::Pause { device: dev.clone() })?),
+        Command::Resume { dev, dry: Dry { dry_run: true } } => {
+            let row = shown(ask(Verb::Show { device: dev.clone() })?);
+            Ok(would(&row, "a new worker opens", "target"))
+        }
+        Command::Resume { dev, dry: _ } => done(dev, ask(Verb::Resume { device: dev.clone() })?),
         Command::Takeover { disks, vifs, dry } => {
             let mut which = Vec::new();
             which.extend((*disks || !vifs).then_some(Backend::Blkback));
@@ -261,6 +308,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<String> {
             Ok(String::new())
         }
     }
+}
+
+fn done(device: &str, answer: Value) -> anyhow::Result<String> {
+    Ok(format!("{device}: {}\n", table::word(answer.get("done"))))
 }
 
 fn machine(arguments: &Arguments, dry: &Dry) -> Machine {

@@ -33,6 +33,9 @@ struct Arguments {
     /// The kernel's view of devices
     #[arg(long, default_value = "/sys", hide = true)]
     sys: PathBuf,
+    /// Where xentop looks for figures
+    #[arg(long, default_value = "/dev/shm", hide = true)]
+    shm: PathBuf,
 }
 
 fn main() -> ExitCode {
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         blkback: arguments.blkback,
         netback: arguments.netback,
         sys_dir: arguments.sys,
+        shm_dir: arguments.shm,
     };
     match runtime::block_on(daemon::run(options)) {
         Ok(Ok(())) => ExitCode::SUCCESS,

@@ -143,21 +143,26 @@ fn count(figures: &Value, name: &str) -> u64 {
 }
 
 /// One device at both looks.
-struct Pair<'a> {
-    before: &'a Value,
-    now: &'a Value,
-    seconds: f64,
+pub(super) struct Pair<'a> {
+    pub(super) before: &'a Value,
+    pub(super) now: &'a Value,
+    pub(super) seconds: f64,
 }
 
 impl Pair<'_> {
     /// Grown a second; a counter that a new connection started over has not.
     #[allow(clippy::cast_precision_loss)] // rates need no more than 53 bits
-    fn rate(&self, names: &[&str]) -> f64 {
+    pub(super) fn rate(&self, names: &[&str]) -> f64 {
         let grown = |name: &&str| count(self.now, name).saturating_sub(count(self.before, name)) as f64;
         names.iter().map(grown).sum::<f64>() / self.seconds
     }
 
-    fn quantile(&self, names: &[&str], percent: u128) -> Option<u64> {
+    pub(super) fn quantile(&self, names: &[&str], percent: u128) -> Option<u64> {
+        quantile_at_most(&self.buckets(names), percent)
+    }
+
+    /// What was counted in between.
+    pub(super) fn buckets(&self, names: &[&str]) -> [u64; worker::counters::BUCKETS] {
         let mut buckets = [0_u64; worker::counters::BUCKETS];
         let bucket = |figures: &Value, name: &str, at: usize| {
             figures.pointer(&format!("/histograms/{name}/{at}")).and_then(Value::as_u64).unwrap_or_default()
@@ -167,7 +172,7 @@ impl Pair<'_> {
                 *sum += bucket(self.now, name, at).saturating_sub(bucket(self.before, name, at));
             }
         }
-        quantile_at_most(&buckets, percent)
+        buckets
     }
 }
 

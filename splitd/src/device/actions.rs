@@ -94,6 +94,7 @@ impl Device {
     /// Nothing of an earlier connection counts any more.
     fn start_over(&mut self) {
         self.discard_record();
+        self.end_pause();
         self.violation = None;
         self.alarm = None;
         self.worker = Worker::Absent;

@@ -44,6 +44,9 @@ impl Device {
             return Err(format!("{}: a restart is under way already", self.id));
         }
         let id = self.id;
+        if self.is_paused() {
+            return Err(format!("{id}: paused; splitctl resume {id} goes on"));
+        }
         self.crashes.clear();
         self.retry_at = None;
         match (&self.link, self.worker) {
@@ -93,6 +96,11 @@ impl Device {
             }
             None => false,
         }
+    }
+
+    /// The old worker ended before; answered when another serves.
+    pub(super) fn restart_ended(&mut self, answer: Answer<String>) {
+        self.restart = Some(Restart { answer, ended: true });
     }
 
     pub(super) fn answer_restart(&mut self, outcome: Result<String, String>) {

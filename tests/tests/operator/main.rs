@@ -1,9 +1,12 @@
 //! What an operator holds in hand, on a simulated host with a disk and a network interface under way: every verb of splitctl, its
-//! forms of output, wrong usage; metrics as Prometheus and a browser read them.
+//! forms of output, wrong usage; metrics as Prometheus and a browser read them; what the documentation says to type.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test's helpers may fail the test
 
+mod documents;
 mod metrics;
+mod pause;
 mod verbs;
+mod xenstat;
 
 use std::net::TcpListener;
 

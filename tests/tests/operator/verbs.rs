@@ -34,11 +34,16 @@ fn every_verb_answers() {
         ("stats vbd/5/xvda".to_owned(), &["read_requests=", "read_ns_p99=", "in_flight_now=0"]),
         ("top -b -d 1 -i 1".to_owned(), &["splitctl top", "vbd/5/xvda", "vif/5/0", "p99", "QD"]),
         ("top -b -x -d 1 -i 1".to_owned(), &["vbd/5/xvda"]),
+        ("trace vbd/5/xvda --for 1".to_owned(), &["vbd/5/xvda: 0 requests in 1."]),
         ("resize vbd/5/xvda -N".to_owned(), &["dry run, not done: vbd/5/xvda", "a.img"]),
         ("resize vbd/5/xvda".to_owned(), &["the worker looks at its target's size"]),
         ("restart vbd/5/xvda --dry-run".to_owned(), &["dry run, not done: vbd/5/xvda: replace worker"]),
         ("restart --all -N".to_owned(), &["vbd/5/xvda", "vif/5/0"]),
-        ("restart vbd/5/xvda".to_owned(), &["its successor takes over"]),
+        ("restart vbd/5/xvda".to_owned(), &["serves"]),
+        ("pause vbd/5/xvda -N".to_owned(), &["dry run, not done: vbd/5/xvda", "a.img"]),
+        ("pause vbd/5/xvda".to_owned(), &["its requests wait"]),
+        ("resume vbd/5/xvda -N".to_owned(), &["dry run, not done: vbd/5/xvda", "a.img"]),
+        ("resume vbd/5/xvda".to_owned(), &["serves"]),
         (on("takeover -N --disks --vifs"), &["dry run, not done: wrote /etc/modprobe.d/splitd-vifs.conf"]),
         (on("takeover"), &["wrote /etc/modprobe.d/splitd.conf"]),
         (on("handback -N"), &["dry run, not done: removed /etc/modprobe.d/splitd.conf"]),
@@ -90,10 +95,15 @@ fn wrong_usage_is_told() {
         ("top -d 0", 2, "1..=3600"),
         ("top -i 0", 2, "1.."),
         ("top -n -x", 2, "cannot be used with"),
+        ("trace vbd/5/xvda --for 0", 2, "1..=3600"),
+        ("trace vif/5/0 --for 1", 1, "only disks"),
         ("log", 2, "<DEV>"),
         ("resize", 2, "<DEV>"),
         ("restart", 2, "<DEV|--all>"),
         ("restart vbd/5/xvda --all", 2, "cannot be used with"),
+        ("pause", 2, "<DEV>"),
+        ("pause --all", 2, "unexpected argument"),
+        ("resume xvda", 2, "vbd/DOMAIN/VDEV"),
         ("takeover --net", 2, "unexpected argument '--net'"),
         ("handback now", 2, "unexpected argument"),
         ("doctor --fix", 2, "unexpected argument"),
@@ -125,6 +135,7 @@ fn without_splitd() {
         "log vif/5/0",
         "resize vbd/5/xvda",
         "restart --all",
+        "pause vbd/5/xvda",
     ];
     for line in ask {
         let (code, _, err) = run(&bed, line);
@@ -215,8 +226,15 @@ fn top_sees_a_load() {
     let load = splitd_tests::blkfront::Load { operations: None, ..splitd_tests::blkfront::Load::default() };
     let running = bed.disk.start(&load).unwrap();
     let (_, out, err) = run(&bed, "top --json -d 1 -i 2");
+    let (code, table, trouble) = run(&bed, "trace vbd/5/xvda --for 1");
+    let (_, json, _) = run(&bed, "trace vbd/5/xvda --for 1 --json");
     running.stop();
     assert!(running.finish(&mut bed.disk).unwrap().is_clean());
+    assert!(code == Some(0) && table.contains("WAITING") && table.contains("copy in"), "{table}{trouble}");
+    let trace: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(keys(&trace), "device requests seconds stages version".split(' ').collect());
+    let shares = trace["stages"].as_array().unwrap().iter().map(|s| s["share_percent"].as_f64().unwrap());
+    assert!((shares.sum::<f64>() - 100.0).abs() < 0.01 && trace["requests"].as_u64() > Some(1), "{trace}");
     let looks: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let busy = &looks.get(1).unwrap_or_else(|| panic!("{out}{err}"))["disks"][0];
     assert!(busy["read_iops"].as_f64().unwrap() > 1.0, "{busy}");
