@@ -38,9 +38,13 @@ mod complete;
 mod connect;
 mod issue;
 mod mapped;
+mod replay;
 mod take;
 
+use replay::Replay;
+
 pub(crate) use connect::{ConnectError, Parts, Terms, journal_shape};
+pub(crate) use replay::Left;
 
 /// The target in the table of every queue's ring.
 pub(crate) const TARGET: FileIndex = FileIndex(0);
@@ -163,6 +167,8 @@ pub(crate) struct Queue<G: GrantTable, E> {
     barrier: Option<SlotId>,
     /// Requests begun and not finished.
     active: u16,
+    /// What a predecessor left and is to be done again.
+    replay: Replay,
     /// Found while completions were booked; looked at when all of them are.
     failure: Option<Stop>,
     event: bool,
@@ -208,13 +214,15 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         }
         self.end_flushes();
         self.answer()?;
-        let taken = if self.closing { 0 } else { self.take()? };
+        self.replay_next()?;
+        let taken = if self.takes_nothing() { 0 } else { self.take()? };
         self.issue()?;
         self.answer()?;
         self.note_wakeup(taken);
         // With nothing in flight no completion would come for those that still wait.
         let stuck = !self.waiting.is_empty() && self.in_flight() == 0 && !self.shortage && !self.edge_wait;
-        if (!self.closing && self.ring.final_check()?) || stuck {
+        let stuck = stuck || self.replay.has_next();
+        if (!self.takes_nothing() && self.ring.final_check()?) || stuck {
             self.uring.submit()?;
             return Ok(Next::Again);
         }
@@ -267,6 +275,10 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     /// Takes nothing new from now on.
     pub(crate) fn close(&mut self) {
         self.closing = true;
+    }
+
+    fn takes_nothing(&self) -> bool {
+        self.closing || self.replay.is_careful()
     }
 
     /// Nothing is owed any more.

@@ -61,6 +61,8 @@ pub(crate) struct Slot {
     pub(crate) chunks_in_flight: u16,
     pub(crate) len_bytes: u32,
     pub(crate) stages: Stages,
+    /// A dead predecessor took it.
+    pub(crate) replayed: bool,
 }
 
 impl Slot {
@@ -79,6 +81,7 @@ impl Slot {
         chunks_in_flight: 0,
         len_bytes: 0,
         stages: Stages::NONE,
+        replayed: false,
     };
 
     /// Everything was given to the kernel, or the rest is not worth it any more.

@@ -9,7 +9,7 @@ use worker::sandbox;
 use worker::wake::Bell;
 use xenbus::hv::{EventChannel, GrantTable};
 
-use crate::queue::{ConnectError, Next, Parts, Queue, Stop, Terms};
+use crate::queue::{ConnectError, Left, Next, Parts, Queue, Stop, Terms};
 use crate::shortage::Notice;
 
 /// Longest that what is with the kernel is waited for when the device is given up unanswered.
@@ -35,8 +35,8 @@ pub(crate) enum Report {
     Ready,
     /// It cannot even begin.
     NotReady(String),
-    /// Serving; so many requests were left by a predecessor.
-    Connected(u32),
+    /// Serving; this was left by a predecessor.
+    Connected(Left),
     /// It cannot connect.
     Failed(Fault, String),
     /// The frontend broke the protocol.
@@ -99,8 +99,8 @@ pub(crate) fn run<G: GrantTable, E: EventChannel>(parts: Parts<G, E>, line: &Lin
         Ok(Command::Close | Command::HandOver | Command::Abandon) | Err(_) => return,
     };
     let mut queue = match Queue::connect(parts, *terms) {
-        Ok((queue, replayed)) => {
-            line.report(Report::Connected(replayed));
+        Ok((queue, left)) => {
+            line.report(Report::Connected(left));
             queue
         }
         Err(ConnectError::Frontend(why)) => return line.report(Report::Failed(Fault::Frontend, why)),

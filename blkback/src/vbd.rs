@@ -18,7 +18,7 @@ use worker::wake::Bell;
 use xenbus::hv::Hypervisor;
 use xenbus::memory::LocalMemory;
 
-use crate::queue::{Device, Terms};
+use crate::queue::{Device, Left, Terms};
 use crate::request::Limits;
 use crate::shortage::{self, Notice};
 use crate::target::Target;
@@ -54,7 +54,7 @@ struct Connecting {
     fence_ms: Option<u64>,
     /// Queues that are still connecting.
     left: usize,
-    replayed: u32,
+    from_predecessor: Left,
 }
 
 /// How a worker's life ends that is told to end.
@@ -228,7 +228,7 @@ where
             since: Instant::now(),
             late: false,
             fence_ms: None,
-            replayed: 0,
+            from_predecessor: Left::default(),
         });
         self.try_fence();
         Ok(())
@@ -242,7 +242,8 @@ where
         }
         let key = FenceKey::new(&held.open.vm_uuid, held.open.devid);
         // A read-only target is copied from: what a dead predecessor still reads lands in its own buffers.
-        let passed = if held.opened.read_only { Ok(true) } else { fence::try_lock(held.target.as_fd(), key) };
+        let unfenced = held.opened.read_only || worker::crash::without("fence");
+        let passed = if unfenced { Ok(true) } else { fence::try_lock(held.target.as_fd(), key) };
         let waited = connecting.since.elapsed();
         match passed {
             Ok(true) => {
@@ -301,6 +302,7 @@ where
             handle.command(Command::Connect(Box::new(Terms {
                 frontend: held.open.frontend,
                 connection: connect.connection,
+                predecessor_crashed: connect.predecessor_crashed,
                 ring: ring.clone(),
                 abi: connect.abi,
                 mode,
@@ -316,7 +318,7 @@ where
     fn note(&mut self, report: Report) {
         match report {
             Report::Ready | Report::NotReady(_) => {}
-            Report::Connected(replayed) => self.note_connected(replayed),
+            Report::Connected(left) => self.note_connected(left),
             Report::Failed(fault, why) => {
                 self.running = self.running.saturating_sub(1);
                 // One answer to `Connect`, whatever the other queues say.
@@ -362,14 +364,16 @@ where
         }
     }
 
-    fn note_connected(&mut self, replayed: u32) {
+    fn note_connected(&mut self, left: Left) {
         let Some(connecting) = &mut self.connecting else { return };
-        connecting.replayed += replayed;
+        connecting.from_predecessor.replayed += left.replayed;
+        connecting.from_predecessor.given_up += left.given_up;
         connecting.left = connecting.left.saturating_sub(1);
         if connecting.left > 0 {
             return;
         }
-        let (replayed, fence_ms) = (connecting.replayed, connecting.fence_ms.unwrap_or(0));
+        let Left { replayed, given_up } = connecting.from_predecessor;
+        let fence_ms = connecting.fence_ms.unwrap_or(0);
         // A worker serves one connection: nothing is bound any more, which matters most for dom0 as a frontend, to which an
         // event channel device cannot be restricted; and nothing is mapped if all is copied.
         let spent: &[u32] = match connecting.connect.mode {
@@ -384,7 +388,7 @@ where
             self.phase = Phase::Connected;
         }
         tracing::info!(replayed, fence_ms, "connected");
-        self.control.say(&FromWorker::Connected { replayed, fence_ms });
+        self.control.say(&FromWorker::Connected { replayed, fence_ms, given_up });
     }
 
     fn command_all(&self, command: impl Fn() -> Command) {

@@ -234,7 +234,7 @@ where
             self.phase = Phase::Connected;
         }
         tracing::info!(replayed, "connected");
-        self.control.say(&FromWorker::Connected { replayed, fence_ms: 0 });
+        self.control.say(&FromWorker::Connected { replayed, fence_ms: 0, given_up: 0 });
     }
 
     fn command_all(&self, in_order: bool) {

@@ -140,6 +140,8 @@ pub(crate) struct Device {
     done_before: u64,
     /// One that was asked for.
     restart: Option<restart::Restart>,
+    /// The last worker ended by itself.
+    predecessor_crashed: bool,
     pause: pause::Pause,
     /// Of the messages that its worker speaks.
     worker_version: u32,
@@ -178,6 +180,7 @@ impl Device {
             decided: false,
             done_before: 0,
             restart: None,
+            predecessor_crashed: false,
             pause: pause::Pause::No,
             worker_version: 0,
             kill_at: None,

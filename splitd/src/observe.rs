@@ -290,6 +290,32 @@ mod tests {
         assert_eq!(frontend_path(id, None), None);
     }
 
+    /// X13: a frontend that keeps its nodes from the backend's domain breaks the protocol, with the node's name; it is no trouble of the
+    /// store's, which would be waited out.
+    #[test]
+    fn nodes_that_are_not_readable_are_the_frontends_fault() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = xenbus::sim::SimHost::start(dir.path()).unwrap();
+        let backend = host.domain(DomId(5), "driver domain", "5", 16).unwrap();
+        host.domain(DomId(6), "guest", "6", 16).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let connect = |path: &std::path::Path| {
+                let address = xenbus::store::Address::Socket(path.to_owned());
+                async move { Store::connect(&address).await.unwrap() }
+            };
+            let dom0 = connect(&host.dir().join("xenstored.sock")).await;
+            let dir = "/local/domain/6/device/vbd/51712";
+            dom0.write(&format!("{dir}/ring-ref"), b"8").await.unwrap();
+            let store = connect(backend.store_socket()).await;
+            let offer = Offer { max_queues: NonZeroU16::MIN, max_ring_order: 0 };
+            match frontend(&store, dir, offer).await {
+                Err(Unusable::Bad(node)) => assert!(node.to_string().contains("not readable"), "{node}"),
+                other => panic!("{other:?}"),
+            }
+        });
+    }
+
     /// X18, and the formats that are refused by name with the way out.
     #[test]
     fn targets() {

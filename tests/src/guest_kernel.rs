@@ -18,6 +18,7 @@ use splitd::id::{DeviceId, Kind};
 use splitd::tap::{Links, Tap};
 use worker::message::Link;
 use worker::wake::{self, Want};
+use xen_ring::PAGE_LEN;
 use xenbus::DomId;
 
 use crate::blkfront::RingError;
@@ -54,6 +55,7 @@ pub struct Moving<T> {
 
 impl<T: Send + 'static> Moving<T> {
     fn start<P: Send + 'static>(
+        name: &str,
         pairs: impl IntoIterator<Item = P>,
         work: fn(P, &AtomicBool) -> Result<T, FrontError>,
     ) -> io::Result<Self> {
@@ -61,17 +63,23 @@ impl<T: Send + 'static> Moving<T> {
         let mut threads = Vec::new();
         for pair in pairs {
             let stop = Arc::clone(&stop);
-            let named = std::thread::Builder::new().name("mover".into());
+            let named = std::thread::Builder::new().name(name.into());
             threads.push(named.spawn(move || work(pair, &stop))?);
         }
         Ok(Self { threads, stop })
     }
 
     /// What the threads give back.
-    pub fn stop(self) -> Result<Vec<T>, FrontError> {
+    pub fn stop(mut self) -> Result<Vec<T>, FrontError> {
         self.stop.store(true, Ordering::Release);
         let panicked = |_| FrontError::Backend("a thread that moves frames panicked".into());
-        self.threads.into_iter().map(|thread| thread.join().map_err(panicked)?).collect()
+        std::mem::take(&mut self.threads).into_iter().map(|thread| thread.join().map_err(panicked)?).collect()
+    }
+}
+
+impl<T> Drop for Moving<T> {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
     }
 }
 
@@ -81,8 +89,9 @@ pub fn run(front: &mut Frontend, taps: Vec<TapQueue>) -> io::Result<Moving<(Queu
     for unused in taps.iter().skip(front.queues.len()) {
         unused.detach()?;
     }
-    Moving::start(std::mem::take(&mut front.queues).into_iter().zip(taps), |(queue, tap), stop| {
-        let mut guest = Guest { queue, tap, buffer: vec![0; LONGEST_LEN], waiting: None, is_blocked: None };
+    Moving::start("guest", std::mem::take(&mut front.queues).into_iter().zip(taps), |(queue, tap), stop| {
+        let buffer = vec![0; LONGEST_LEN];
+        let mut guest = Guest { queue, tap, buffer, len: 0, waiting: None, spare: Vec::new(), blocked: None };
         while !stop.load(Ordering::Acquire) {
             guest.turn()?;
         }
@@ -94,11 +103,15 @@ pub fn run(front: &mut Frontend, taps: Vec<TapQueue>) -> io::Result<Moving<(Queu
 struct Guest {
     queue: Queue,
     tap: TapQueue,
+    /// The frame that was read last.
     buffer: Vec<u8>,
-    /// A frame that has no room in the ring.
+    len: usize,
+    /// That frame has no room in the ring; its bytes stand in the buffer.
     waiting: Option<Outgoing>,
+    /// For the next frame from the ring.
+    spare: Vec<u8>,
     /// A frame that has no room in the tap.
-    is_blocked: Option<Vec<u8>>,
+    blocked: Option<Vec<u8>>,
 }
 
 fn ring(error: RingError) -> FrontError {
@@ -118,7 +131,8 @@ impl Guest {
             let Some(frame) = self.waiting.take().map_or_else(|| self.outgoing(), |f| Ok(Some(f)))? else {
                 break;
             };
-            if self.queue.send(&frame).is_none() {
+            let bytes = self.buffer.get(..self.len).unwrap_or_default();
+            if self.queue.send_bytes(bytes, &frame).is_none() {
                 self.waiting = Some(frame);
                 break;
             }
@@ -126,14 +140,20 @@ impl Guest {
         }
         self.queue.publish()?;
         for _ in 0..BATCH {
-            if self.is_blocked.is_some() && !self.write()? {
+            if self.blocked.is_some() && !self.write()? {
                 break;
             }
-            let Some(frame) = self.queue.receive()? else { break };
+            if self.queue.rx.unconsumed().map_err(ring)? == 0 {
+                break;
+            }
+            let mut bytes = std::mem::take(&mut self.spare);
+            bytes.clear();
+            bytes.resize(VNET_LEN, 0);
+            let Some(frame) = self.queue.receive_behind(bytes)? else { break };
             has_moved = true;
-            self.is_blocked = incoming(frame);
+            self.blocked = incoming(frame);
         }
-        let _ = self.is_blocked.is_some() && self.write()?;
+        let _ = self.blocked.is_some() && self.write()?;
         self.queue.post(NR_SLOTS)?;
         if has_moved { Ok(()) } else { self.sleep() }
     }
@@ -142,9 +162,11 @@ impl Guest {
     fn outgoing(&mut self) -> Result<Option<Outgoing>, FrontError> {
         let mut header = [0; VNET_LEN];
         let Passed::Frame(len) = self.tap.read(&mut header, &mut self.buffer)? else { return Ok(None) };
-        let bytes = self.buffer.get(..len).unwrap_or_default().to_vec();
+        self.len = len;
         let vnet = Vnet::read(&header).map_err(|e| FrontError::Backend(format!("{e:?}")))?;
-        let frame = Outgoing::new(bytes);
+        let whole = |at: usize| (len - at).min(PAGE_LEN);
+        let slot_lens = (0..len).step_by(PAGE_LEN).map(whole).collect();
+        let frame = Outgoing { slot_lens, ..Outgoing::new(Vec::new()) };
         let frame = if vnet.partial.is_some() { frame.open() } else { frame };
         Ok(Some(match vnet.gso {
             Some(gso) => frame.with(Extra::gso(1 + u8::from(gso.ipv6), gso.size)),
@@ -154,11 +176,11 @@ impl Guest {
 
     /// Gives the guest's kernel a frame; false if there is no room.
     fn write(&mut self) -> Result<bool, FrontError> {
-        let Some(frame) = &self.is_blocked else { return Ok(true) };
+        let Some(frame) = &self.blocked else { return Ok(true) };
         if self.tap.write(frame)? == Passed::Blocked {
             return Ok(false);
         }
-        self.is_blocked = None;
+        self.spare = self.blocked.take().unwrap_or_default();
         Ok(true)
     }
 
@@ -168,7 +190,7 @@ impl Guest {
             return Ok(());
         }
         let (tx, rx) = queue.ports();
-        let tap_wanted = match (self.waiting.is_none(), self.is_blocked.is_some()) {
+        let tap_wanted = match (self.waiting.is_none(), self.blocked.is_some()) {
             (true, true) => Some(Want::Both),
             (true, false) => Some(Want::Read),
             (false, true) => Some(Want::Write),
@@ -186,21 +208,23 @@ impl Guest {
     }
 }
 
-/// A frame as the guest's kernel is given it, behind its header.
-fn incoming(frame: Incoming) -> Option<Vec<u8>> {
+/// A frame as the guest's kernel is given it, behind room for its header.
+fn incoming(mut frame: Incoming) -> Option<Vec<u8>> {
     let gso = frame.gso().map(|(kind, size)| Gso { size, ipv6: kind == netif::extra::TCPV6 });
-    let mut bytes = vec![0; VNET_LEN];
-    bytes.extend(&frame.bytes);
-    let (header, body) = bytes.split_at_mut(VNET_LEN);
+    let is_open = frame.is_open();
+    let (header, body) = frame.bytes.split_at_mut_checked(VNET_LEN)?;
     // What cannot be is dropped by the guest's kernel, too.
-    let vnet = offload::to_tap(body, frame.is_open(), gso).ok()?;
+    let vnet = offload::to_tap(body, is_open, gso).ok()?;
     header.copy_from_slice(&vnet.bytes());
-    Some(bytes)
+    Some(frame.bytes)
 }
 
-/// Frames from the one tap to the other and back, as they are; nanoseconds of CPU time that it took.
-pub fn copy(pairs: impl IntoIterator<Item = (TapQueue, TapQueue)>) -> io::Result<Moving<u64>> {
-    Moving::start(pairs, |(one, other), stop| {
+/// Name of the threads of [`copy`].
+pub const COPIER: &str = "copier";
+
+/// Frames from the one tap to the other and back, as they are.
+pub fn copy(pairs: impl IntoIterator<Item = (TapQueue, TapQueue)>) -> io::Result<Moving<()>> {
+    Moving::start(COPIER, pairs, |(one, other), stop| {
         let mut buffer = vec![0; LONGEST_LEN];
         while !stop.load(Ordering::Acquire) {
             if !(pass(&one, &other, &mut buffer)? | pass(&other, &one, &mut buffer)?) {
@@ -208,7 +232,7 @@ pub fn copy(pairs: impl IntoIterator<Item = (TapQueue, TapQueue)>) -> io::Result
                 wake::ready(files, Some(LOOK))?;
             }
         }
-        Ok(own_cpu_ns()?)
+        Ok(())
     })
 }
 
@@ -222,10 +246,4 @@ fn pass(from: &TapQueue, to: &TapQueue, buffer: &mut [u8]) -> io::Result<bool> {
         to.write(buffer.get(..VNET_LEN + len).unwrap_or_default())?;
     }
     Ok(true)
-}
-
-fn own_cpu_ns() -> io::Result<u64> {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat")?;
-    let ns = text.split_whitespace().next().and_then(|ns| ns.parse().ok());
-    ns.ok_or_else(|| io::Error::other(format!("schedstat: {text}")))
 }

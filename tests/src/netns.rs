@@ -36,9 +36,15 @@ pub fn missing() -> Option<String> {
     }
 }
 
+/// Whether this is such a namespace.
+#[must_use]
+pub fn is_inside() -> bool {
+    std::env::var_os(INSIDE).is_some()
+}
+
 /// Runs a program again in a namespace of its own, if it is not yet in one: `None` if it is, else how the other one ended.
 pub fn rerun(arguments: &[&str]) -> io::Result<Option<std::process::ExitStatus>> {
-    if std::env::var_os(INSIDE).is_some() {
+    if is_inside() {
         return Ok(None);
     }
     let mut command = unshare()?;

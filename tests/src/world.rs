@@ -89,6 +89,8 @@ pub struct World {
     pub tools: Toolstack,
     /// What vifs are connected to.
     pub wire: Wire,
+    /// They are taps of the kernel's instead.
+    pub has_taps: bool,
     images: TempDir,
     dir: TempDir,
 }
@@ -128,8 +130,18 @@ impl World {
         let path = dir.path().join("splitd.toml");
         std::fs::write(&path, format!("worker_uid_base = 0\n{config}\n"))?;
         let tools = Toolstack::connect(&host).map_err(io::Error::other)?;
-        let mut world =
-            Self { programs, config: path, environment, splitd: None, host, tools, wire, images, dir };
+        let mut world = Self {
+            programs,
+            config: path,
+            environment,
+            splitd: None,
+            host,
+            tools,
+            wire,
+            has_taps,
+            images,
+            dir,
+        };
         world.start_splitd()?;
         Ok(world)
     }

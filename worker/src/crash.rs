@@ -3,6 +3,8 @@
 //!
 //! `SPLITD_CRASH_POINT=NAME[:COUNT]` ends the process the COUNT-th time (the first, if not said) that NAME is passed.
 //! `SPLITD_PAUSE=NAME:MS` holds the first thread that passes NAME for so long, as a scheduler could.
+//! `SPLITD_WITHOUT=fence` leaves the fence out, to show what it is for.
+//! `SPLITD_POISON_SECTOR=N` ends the process whenever a request for that sector (0 for a flush) is about to be carried out.
 //! `SPLITD_DISK_FAULT=NAME:ERRNO[:COUNT]` makes the COUNT-th operation of that name fail; errno 0 makes all of them short.
 
 /// Ends the process here if the environment says so.
@@ -52,6 +54,36 @@ fn pause(name: &str) {
     });
     if let Some((_, ms)) = pause {
         std::thread::sleep(std::time::Duration::from_millis(ms));
+    }
+}
+
+/// Whether something is left out.
+#[cfg(not(feature = "crash-points"))]
+#[inline(always)]
+#[must_use]
+pub fn without(_name: &str) -> bool {
+    false
+}
+
+/// Whether something is left out.
+#[cfg(feature = "crash-points")]
+#[must_use]
+pub fn without(name: &str) -> bool {
+    std::env::var("SPLITD_WITHOUT").is_ok_and(|what| what == name)
+}
+
+/// A request for this sector is about to be carried out.
+#[cfg(not(feature = "crash-points"))]
+#[inline(always)]
+pub fn sector(_sector: u64) {}
+
+/// A request for this sector is about to be carried out.
+#[cfg(feature = "crash-points")]
+pub fn sector(sector: u64) {
+    use std::sync::OnceLock;
+    static POISON: OnceLock<Option<u64>> = OnceLock::new();
+    if *POISON.get_or_init(|| std::env::var("SPLITD_POISON_SECTOR").ok()?.parse().ok()) == Some(sector) {
+        std::process::abort();
     }
 }
 

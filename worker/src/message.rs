@@ -170,6 +170,9 @@ pub struct Connect {
     pub mode: TransferMode,
     /// `feature-barrier` was offered (single-queue frontends only).
     pub barrier: bool,
+    /// The last worker ended by itself, which something that it left may have been the cause of; one that was killed did not.
+    #[serde(default)]
+    pub predecessor_crashed: bool,
     /// Longest to wait for a predecessor's last I/O (the fence) before freezing, in ms.
     pub fence_timeout_ms: u64,
 }
@@ -341,6 +344,9 @@ pub enum FromWorker {
         replayed: u32,
         /// How long the fence took, in ms.
         fence_ms: u64,
+        /// Requests that ended two workers each and are answered with an error instead of being done again.
+        #[serde(default)]
+        given_up: u32,
     },
     /// The last thing asked could not be done.
     Failed {

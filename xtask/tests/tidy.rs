@@ -16,6 +16,7 @@ const MAY_BE_UNSAFE: &[&str] = &[
     "splitd/examples/obedient_worker.rs",
     "splitd/src/process.rs",
     "splitd/src/tap.rs",
+    "worker/examples/sandbox_probe.rs",
     "worker/src/fence.rs",
     "worker/src/mapped_file.rs",
     "worker/src/sandbox.rs",

@@ -66,5 +66,8 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         }
         self.active -= 1;
         self.free_slots.push(id);
+        if slot.replayed {
+            self.replay_answered();
+        }
     }
 }

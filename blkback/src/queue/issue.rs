@@ -1,8 +1,8 @@
 //! From the in-flight table to the disk: in order, as far as buffers go. A request is one chunk or several; each has a buffer of
 //! its own and is one disk operation. Knows nothing of how requests came or how they are answered.
 
-use worker::crash_point;
 use worker::uring::Rw;
+use worker::{crash, crash_point};
 use xenbus::hv::{Direction as CopyDirection, EventChannel, GrantCopy, GrantStatus, GrantTable};
 
 use super::{Queue, Stop, TARGET};
@@ -71,6 +71,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
                 self.barrier = Some(id);
             }
             self.active += 1;
+            crash::sector(slot.sector);
             self.slot(id).stages.begun_ns = self.now_ns;
             match slot.work {
                 Work::Nothing => self.finish(id),

@@ -36,7 +36,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         self.fill()?;
         self.hand_out()?;
         self.copy(Direction::ToGuest)?;
-        self.look_for_stall();
+        self.look_for_stall()?;
         let notify = self.answer_received();
         self.reclaim();
         Ok(notify)
@@ -253,7 +253,10 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         let to = &mut self.to_guest;
         match to.short.checked_sub(again) {
             Some(lacking @ 1..) => Ok(to.ring.final_check_for(lacking)?),
-            _ => Ok(!to.held.is_empty() || to.cutting.is_some() || (!to.drained && self.wants_frames())),
+            _ if !to.held.is_empty() || to.cutting.is_some() || (!to.drained && self.wants_frames()) => {
+                Ok(true)
+            }
+            _ => Ok(self.to_guest.stalled && self.to_guest.ring.final_check()?),
         }
     }
 
@@ -280,11 +283,15 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     }
 
     /// A frontend that notifies and still posts nothing for a minute is stuck; once all queues are, the link goes down until one works.
-    fn look_for_stall(&mut self) {
+    fn look_for_stall(&mut self) -> Result<(), Stop> {
+        // Everything that waited was dropped, and without a link nothing comes: slots are the sign of life then.
+        if self.to_guest.stalled && self.to_guest.held.is_empty() && self.available()? > 0 {
+            self.to_guest.short_since_ns = None;
+        }
         let since_ns = self.to_guest.short_since_ns.filter(|_| self.features.rx_notify);
         let is_stalled = since_ns.is_some_and(|since_ns| self.now_ns - since_ns > STALL_NS);
         if is_stalled == self.to_guest.stalled {
-            return;
+            return Ok(());
         }
         self.to_guest.stalled = is_stalled;
         let serving = self.shared.serving.load(Ordering::Relaxed) as usize;
@@ -299,6 +306,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         if let Some(Err(error)) = change.map(|on| self.tap.set_carrier(on)) {
             self.warn("carrier", &error);
         }
+        Ok(())
     }
 }
 

@@ -26,7 +26,7 @@ fn the_kernel_chooses_as_we_hash() {
     let (program, words) = match load() {
         Ok(loaded) => loaded,
         Err(e) if matches!(e.raw_os_error(), Some(libc::EPERM | libc::ENOSYS)) => {
-            eprintln!("SKIPPED: loading a program needs CAP_BPF: {e}");
+            eprintln!("SKIPPED: loading a program needs CAP_BPF and CAP_PERFMON: {e}");
             return;
         }
         Err(e) => panic!("{e}"),

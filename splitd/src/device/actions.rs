@@ -162,6 +162,7 @@ impl Device {
             barrier: queues.len() == 1,
             queues,
             abi: choices.abi,
+            predecessor_crashed: false,
             mode: if persistent { TransferMode::Persistent } else { TransferMode::Copy },
             fence_timeout_ms: config.fence_timeout_ms,
         };
@@ -180,7 +181,11 @@ impl Device {
 
     fn say_connect(&mut self, connection: &Connection) {
         if let Some(link) = &self.link {
-            link.say(connection.message());
+            let mut message = connection.message();
+            if let ToWorker::Connect(connect) = &mut message {
+                connect.predecessor_crashed = self.predecessor_crashed;
+            }
+            link.say(message);
             self.worker = Worker::Connecting;
         }
     }

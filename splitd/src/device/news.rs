@@ -19,7 +19,10 @@ impl Device {
         match news {
             News::Said(message) => self.heard(message),
             News::Broke(how) => warn!(device = %self.id, "the worker {how}; killed"),
-            News::Ended(how) => self.ended(&how),
+            News::Ended(end) => {
+                self.predecessor_crashed = end.crashed;
+                self.ended(&end.how);
+            }
         }
     }
 
@@ -52,7 +55,7 @@ impl Device {
                 self.worker = Worker::Opened;
                 self.keep_record();
             }
-            FromWorker::Connected { replayed, fence_ms } if self.worker == Worker::Connecting => {
+            FromWorker::Connected { replayed, fence_ms, given_up } if self.worker == Worker::Connecting => {
                 if self.may_log() {
                     info!(device = %self.id, replayed, fence_ms, "serving");
                 }
@@ -61,6 +64,11 @@ impl Device {
                 self.kill_at = None;
                 let pid = self.link.as_ref().map_or(0, WorkerLink::pid);
                 self.answer_restart(Ok(format!("worker {pid} serves, {replayed} requests done again")));
+                if given_up > 0 {
+                    self.raise(format!(
+                        "{given_up} requests that ended two workers each were answered with an error; the log has them"
+                    ));
+                }
             }
             FromWorker::Failed { fault, reason } => self.failed(fault, &reason),
             FromWorker::Resized { capacity_sectors } => {

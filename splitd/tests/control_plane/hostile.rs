@@ -63,6 +63,17 @@ fn a_crash_loop_freezes() {
     world.backend_reaches(&disk, "6");
 }
 
+/// Requests that a worker gave up are an alarm beside a disk that goes on; a restart says that somebody has looked at it.
+#[test]
+fn a_given_up_request_is_an_alarm() {
+    let mut world = World::new();
+    let disk = world.connected(5, "/srv/poisoned.img");
+    world.until("the alarm", |world| world.show(&disk)["alarm"].is_string());
+    assert!(world.show(&disk)["alarm"].as_str().unwrap().contains("answered with an error"));
+    assert_eq!(world.show(&disk)["worker"], "serving");
+    assert_eq!(world.read(&format!("{}/state", disk.backend)).as_deref(), Some("4"));
+}
+
 /// Frozen for the disk's trouble: state stays 4, the operator sees why.
 #[test]
 fn a_frozen_disk_is_an_alarm() {

@@ -3,6 +3,7 @@
 //! splitd and workers.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test's helpers may fail the test
 
+mod flood;
 mod peer;
 mod tcp;
 
@@ -43,17 +44,22 @@ struct Bed {
 
 impl Bed {
     fn new(options: Options) -> Self {
+        Self::with_second(options).0
+    }
+
+    /// And another guest, which it is given.
+    fn with_second(options: Options) -> (Self, SimDomain) {
         netns::ip("link add br0 type bridge").unwrap();
         netns::ip("link set br0 up").unwrap();
         // Workers die for a living here.
         let config = "serve_vifs = \"all\"\ncrash_loop = { deaths = 1000000, within_s = 1 }";
         let mut world = World::start_on_taps(config, Programs::build().unwrap()).unwrap();
-        let guest = world.guest(5).unwrap();
+        let (guest, second) = (world.guest(5).unwrap(), world.guest(6).unwrap());
         let paths =
             world.attach_vif(&guest, &VifConfig::new(0)).unwrap_or_else(|e| panic!("{e}\n{}", world.log()));
         netns::ip("link set vif5.0 master br0 up").unwrap();
         let front = Frontend::connect(&guest, 0, options).unwrap_or_else(|e| panic!("{e}\n{}", world.log()));
-        Self { world, guest, paths, front }
+        (Self { world, guest, paths, front }, second)
     }
 
     /// Detaches, and sees that the tap is gone.

@@ -8,18 +8,19 @@ use splitd_tests::netfront::control::{kind, status};
 use splitd_tests::netfront::{Frontend, Options, Outgoing};
 use splitd_tests::netns;
 use splitd_tests::packet::{self, Checksum, Seen, Shape, TCP4, TCP6, UDP4, UDP6};
+use splitd_tests::prng::Prng;
 use tun_tap::{Iface, Mode};
 
 use super::{Bed, SOON, is_inside};
 
 /// A plain tap in the bridge.
-struct Peer {
+pub(crate) struct Peer {
     tap: Arc<Iface>,
     frames: Receiver<Vec<u8>>,
 }
 
 impl Peer {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let tap = Arc::new(Iface::without_packet_info("peer0", Mode::Tap).unwrap());
         netns::ip("link set peer0 master br0 up").unwrap();
         let (sender, frames) = channel();
@@ -39,7 +40,7 @@ impl Peer {
         Self { tap, frames }
     }
 
-    fn send(&self, bytes: &[u8]) {
+    pub(crate) fn send(&self, bytes: &[u8]) {
         assert_eq!(self.tap.send(bytes).unwrap(), bytes.len());
     }
 
@@ -51,7 +52,7 @@ impl Peer {
 }
 
 /// A frame of the guest's.
-fn send(front: &mut Frontend, queue: usize, frame: &Outgoing) {
+pub(crate) fn send(front: &mut Frontend, queue: usize, frame: &Outgoing) {
     let queue = &mut front.queues[queue];
     queue.send(frame).unwrap();
     queue.publish().unwrap();
@@ -61,13 +62,13 @@ fn send(front: &mut Frontend, queue: usize, frame: &Outgoing) {
     }
 }
 
-/// The next of the peer's frames that the guest is given, on any queue.
-fn receive(front: &mut Frontend) -> (usize, Vec<u8>) {
+/// The next of our frames that the guest is given, on any queue.
+pub(crate) fn receive(front: &mut Frontend) -> (usize, Vec<u8>) {
     let began = Instant::now();
     while began.elapsed() < SOON {
         for (number, queue) in front.queues.iter_mut().enumerate() {
             while let Some(frame) = queue.receive().unwrap() {
-                if frame.bytes.starts_with(&[2, 0, 0, 0, 0, 1]) {
+                if frame.bytes.starts_with(&[2, 0, 0, 0, 0]) {
                     front.post().unwrap();
                     return (number, frame.bytes);
                 }
@@ -133,6 +134,40 @@ fn dropped_frames_are_noticed() {
     b.detach();
 }
 
+/// N22: what the tap refuses (it is down; a header that makes no sense to it) is dropped, answered and counted, and the next frame passes.
+#[test]
+fn refused_frames_are_dropped() {
+    if !is_inside("peer::refused_frames_are_dropped") {
+        return;
+    }
+    let mut b = Bed::new(Options::default());
+    let peer = Peer::new();
+    netns::ip("link set vif5.0 down").unwrap();
+    for number in 0..3 {
+        send(&mut b.front, 0, &Outgoing::new(packet::whole(UDP4, number, 100)));
+    }
+    let stats = b.world.splitctl(&["stats", "--json"]).unwrap();
+    assert!(stats.contains("\"tx_tap_refused_frames\":3"), "{stats}");
+    netns::ip("link set vif5.0 up").unwrap();
+    let mut prng = Prng::new(22);
+    for number in 0..300 {
+        let mut bytes = packet::open(TCP4, number, 1400);
+        for _ in 0..3 {
+            let at = 12 + usize::try_from(prng.below(42)).unwrap();
+            bytes[at] = prng.next_u64().to_le_bytes()[0];
+        }
+        let size = u16::try_from(1 + prng.below(65_535)).unwrap();
+        let frame = Outgoing::new(bytes).open();
+        let gso = splitd_tests::netif::Extra::gso(1, size);
+        send(&mut b.front, 0, &if number % 2 == 0 { frame.with(gso) } else { frame });
+    }
+    send(&mut b.front, 0, &Outgoing::new(packet::whole(UDP4, 999, 77)));
+    let last = Seen { shape: UDP4, number: 999, at: 0, len: 77 };
+    while peer.receive(SOON) != Ok(last) {}
+    assert_eq!(b.world.show("vif/5/0").unwrap().restarts, 0);
+    b.detach();
+}
+
 /// B7: the tap gives a frame to the queue that the guest's own hash and mapping name, before and after the worker is killed, and goes
 /// back to its own rule when the guest is done with it.
 #[test]
@@ -145,7 +180,7 @@ fn frames_come_by_the_queue_of_their_hash() {
     let control = b.front.control.as_mut().unwrap();
     if control.ask(kind::SET_ALGORITHM, [1, 0, 0]).unwrap().0 == status::NOT_SUPPORTED {
         // As in a user namespace.
-        eprintln!("SKIPPED: loading a steering program needs CAP_BPF");
+        eprintln!("SKIPPED: loading a steering program needs CAP_BPF and CAP_PERFMON");
         return;
     }
     let key = control.with_page(&[0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d]).0;
