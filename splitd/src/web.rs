@@ -1,12 +1,14 @@
 //! The metrics endpoint: `/metrics` for Prometheus, and a page for people that plots what `/status.json` says. Reads only; off
 //! unless `metrics` in splitd.toml names an address. Knows nothing of what the answers hold.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
@@ -22,6 +24,9 @@ const CLIENTS_MAX: usize = 32;
 
 /// Longest request head.
 const HEAD_LEN_MAX: usize = 8 << 10;
+
+/// How long an answer is good for.
+const KEPT: Duration = Duration::from_millis(500);
 
 /// Longest time for one connection.
 const CLIENT_TIME: Duration = Duration::from_secs(10);
@@ -66,8 +71,39 @@ pub trait Shows {
     fn status(&self) -> serde_json::Value;
 }
 
+/// Answers that are not made anew for everybody who asks: on a loopback address that is every user of the host, and splitd has
+/// devices to look after.
+struct Kept<S> {
+    shows: S,
+    metrics: RefCell<Option<(Instant, String)>>,
+    status: RefCell<Option<(Instant, String)>>,
+}
+
+impl<S: Shows> Kept<S> {
+    fn new(shows: S) -> Self {
+        Self { shows, metrics: RefCell::default(), status: RefCell::default() }
+    }
+
+    fn metrics(&self) -> String {
+        fresh(&self.metrics, || self.shows.metrics())
+    }
+
+    fn status(&self) -> String {
+        fresh(&self.status, || self.shows.status().to_string())
+    }
+}
+
+fn fresh(kept: &RefCell<Option<(Instant, String)>>, make: impl FnOnce() -> String) -> String {
+    let mut kept = kept.borrow_mut();
+    match &*kept {
+        Some((at, text)) if at.elapsed() < KEPT => text.clone(),
+        _ => kept.insert((Instant::now(), make())).1.clone(),
+    }
+}
+
 /// Serves for ever. An address that cannot be had is told, and stops nothing else.
-pub async fn serve(listen: Listen, shows: impl Shows + Clone + 'static) {
+pub async fn serve(listen: Listen, shows: impl Shows + 'static) {
+    let shows = Rc::new(Kept::new(shows));
     let outcome = match &listen {
         Listen::Tcp(address) => match TcpListener::bind(address).await {
             Ok(listener) => {
@@ -92,7 +128,7 @@ async fn accept_unix(listener: &UnixListener) -> io::Result<tokio::net::UnixStre
 
 async fn accept<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     next: impl AsyncFn() -> io::Result<S>,
-    shows: impl Shows + Clone + 'static,
+    shows: Rc<Kept<impl Shows + 'static>>,
     is_local: bool,
 ) -> io::Result<()> {
     let room = Arc::new(Semaphore::new(CLIENTS_MAX));
@@ -100,7 +136,7 @@ async fn accept<S: AsyncRead + AsyncWrite + Unpin + 'static>(
         let permit = Arc::clone(&room).acquire_owned().await.map_err(io::Error::other)?;
         match next().await {
             Ok(stream) => {
-                let shows = shows.clone();
+                let shows = Rc::clone(&shows);
                 tokio::task::spawn_local(async move {
                     // One that is slow or breaks off has only itself to blame.
                     let _ = timeout(CLIENT_TIME, client(stream, &shows, is_local)).await;
@@ -117,7 +153,7 @@ async fn accept<S: AsyncRead + AsyncWrite + Unpin + 'static>(
 
 async fn client(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    shows: &impl Shows,
+    shows: &Kept<impl Shows>,
     is_local: bool,
 ) -> io::Result<()> {
     let mut head = Vec::new();
@@ -136,7 +172,7 @@ async fn client(
 }
 
 /// The whole answer, and whether its body is wanted.
-fn answer(head: &[u8], shows: &impl Shows, is_local: bool) -> (String, bool) {
+fn answer(head: &[u8], shows: &Kept<impl Shows>, is_local: bool) -> (String, bool) {
     let head = String::from_utf8_lossy(head);
     let Some((head, _)) = head.split_once("\r\n\r\n") else {
         return (response("400 Bad Request", "text/plain", "not a whole request\n", ""), true);
@@ -157,7 +193,7 @@ fn answer(head: &[u8], shows: &impl Shows, is_local: bool) -> (String, bool) {
             response("200 OK", exposition::CONTENT_TYPE, &shows.metrics(), "")
         }
         (Some("GET" | "HEAD"), "/status.json") => {
-            response("200 OK", "application/json", &shows.status().to_string(), "Cache-Control: no-store\r\n")
+            response("200 OK", "application/json", &shows.status(), "Cache-Control: no-store\r\n")
         }
         (Some("GET" | "HEAD"), "/") => response("200 OK", "text/html; charset=utf-8", PAGE, &more),
         (Some("GET" | "HEAD"), _) => {
@@ -205,7 +241,7 @@ mod tests {
     }
 
     fn status(request: &str, is_local: bool) -> String {
-        answer(request.as_bytes(), &Fixed, is_local).0.split("\r\n").next().unwrap().to_owned()
+        answer(request.as_bytes(), &Kept::new(Fixed), is_local).0.split("\r\n").next().unwrap().to_owned()
     }
 
     /// Three things can be read, nothing can be written.
@@ -225,7 +261,28 @@ mod tests {
         ] {
             assert_eq!(status(request, false), format!("HTTP/1.1 {expected}"), "{request:?}");
         }
-        assert!(!answer(b"HEAD / HTTP/1.1\r\n\r\n", &Fixed, false).1);
+        assert!(!answer(b"HEAD / HTTP/1.1\r\n\r\n", &Kept::new(Fixed), false).1);
+    }
+
+    /// A thousand who ask at once cost one answer.
+    #[test]
+    fn answers_are_kept_for_a_moment() {
+        struct Counted(std::cell::Cell<u32>);
+        impl Shows for Counted {
+            fn metrics(&self) -> String {
+                self.0.set(self.0.get() + 1);
+                format!("a {}\n", self.0.get())
+            }
+            fn status(&self) -> serde_json::Value {
+                serde_json::Value::Null
+            }
+        }
+        let kept = Kept::new(Counted(std::cell::Cell::new(0)));
+        for _ in 0..1000 {
+            assert!(answer(b"GET /metrics HTTP/1.1\r\n\r\n", &kept, false).0.contains("\r\n\r\na "));
+        }
+        let made = kept.shows.0.get();
+        assert!((1..100).contains(&made), "{made}");
     }
 
     /// DNS rebinding: a foreign page in the administrator's browser must not read the names of guests off a loopback address.
