@@ -276,6 +276,7 @@ fn open(target: &Path, run_dir: PathBuf) -> Open {
         buffer_len_bytes: 4 << 20,
         run_dir,
         uid: None,
+        qos: None,
     }
 }
 

@@ -11,7 +11,9 @@ mod read;
 mod units;
 
 pub use fault::{Fault, Place, Rule};
+pub use limits::cap_value;
 pub use read::parse;
+pub use units::time_ns;
 
 /// A weight that nobody set, as in `xl sched-credit`.
 pub const DEFAULT_WEIGHT: u32 = 256;
@@ -96,11 +98,7 @@ pub struct DiskLimits {
 pub struct NetLimits {
     /// Bits each second from the guest.
     pub tx_bits: Option<Set<Option<u64>>>,
-    /// Bits each second to the guest.
-    pub rx_bits: Option<Set<Option<u64>>>,
-    /// Packets each second, each way.
-    pub packets: Option<Set<Option<u64>>>,
-    /// How much may pass at once, as a time at the full rate, ns.
+    /// Time of a window in which that much may pass at once, ns.
     pub burst_ns: Option<Set<u64>>,
 }
 
@@ -122,8 +120,6 @@ pub struct Class {
     pub weight: Option<Set<u32>>,
     /// For all disks of a domain together.
     pub disk: DiskLimits,
-    /// For all interfaces of a domain together.
-    pub net: NetLimits,
     /// The promise.
     pub sla: Option<Sla>,
 }
@@ -163,8 +159,6 @@ pub struct Domain {
     pub weight: Option<Set<u32>>,
     /// For all its disks together.
     pub disk: DiskLimits,
-    /// For all its interfaces together.
-    pub net: NetLimits,
     /// By name or glob of a disk.
     pub disks: Vec<(String, DiskRule)>,
     /// By number of an interface.

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::protocol::{LINE_LEN_MAX, Request, Response, VERSION, Verb};
 
 pub mod doctor;
+pub mod policy;
 pub mod table;
 pub mod takeover;
 

@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod device;
 pub mod id;
 pub mod kernel;
+pub mod limits;
 pub mod nodes;
 pub mod observe;
 pub mod offer;

@@ -203,6 +203,7 @@ mod tests {
             buffer_len_bytes: 4 << 20,
             run_dir: "/run/splitd/vbd-5-51712".into(),
             uid: Some(7),
+            qos: None,
         }
     }
 

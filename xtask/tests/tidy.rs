@@ -15,6 +15,7 @@ const MAY_BE_UNSAFE: &[&str] = &[
     "splitd/examples/obedient_worker.rs",
     "splitd/src/process.rs",
     "splitd/src/tap.rs",
+    "worker/src/clock.rs",
     "worker/src/fence.rs",
     "worker/src/mapped_file.rs",
     "worker/src/sandbox.rs",

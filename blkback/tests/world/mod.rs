@@ -49,6 +49,7 @@ impl World {
             buffer_len_bytes: 1 << 20,
             run_dir: self.dir.path().into(),
             uid: None,
+            qos: None,
         }
     }
 

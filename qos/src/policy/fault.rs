@@ -120,8 +120,8 @@ pub enum Rule {
     )]
     Disk(String),
     /// `net.X` where X is no number.
-    #[error("neither a limit nor the number of an interface; limits are {0}")]
-    Vif(String),
+    #[error("not the number of an interface, as in net.0")]
+    Vif,
     /// Credits that are not in order.
     #[error("credits go from the highest `below` to the lowest, their pct upwards to 100 at most")]
     Credits,

@@ -283,9 +283,10 @@ impl<'a> Reader<'a> {
             match key.as_str() {
                 "weight" => class.weight = self.weight(&item),
                 "disk" => self.disk_limits(&item, &mut class.disk),
-                "net" => self.net_limits(&item, &mut class.net),
+                // All of a domain's interfaces together have no account yet.
+                "net" => self.fault(&item, Rule::NotEnforced),
                 "sla" => class.sla = self.sla(&item),
-                _ => self.unknown(&item, &["weight", "disk", "net", "sla"]),
+                _ => self.unknown(&item, &["weight", "disk", "sla"]),
             }
         }
         Some(class)
@@ -394,7 +395,6 @@ impl<'a> Reader<'a> {
             class: None,
             weight: None,
             disk: super::DiskLimits::default(),
-            net: super::NetLimits::default(),
             disks: Vec::new(),
             nets: BTreeMap::new(),
         };

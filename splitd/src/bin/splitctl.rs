@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
 use splitd::ctl::takeover::Machine;
-use splitd::ctl::{self, doctor, table};
+use splitd::ctl::{self, doctor, policy, table};
 use splitd::kernel::Backend;
 use splitd::protocol::Verb;
 
@@ -65,6 +65,14 @@ enum Command {
         #[arg(long, conflicts_with = "dev")]
         all: bool,
     },
+    /// The policy file: check one, take the installed one anew, say what holds
+    Policy {
+        /// What to do
+        #[command(subcommand)]
+        what: policy::Policy,
+    },
+    /// Shares and caps of all domains, or of one; with -w, --cap or --reset sets them above the policy file
+    Qos(policy::Qos),
     /// Keeps the kernel's backends away from new devices; touches none that is in use
     ///
     /// Without an option only its disk backend. Running it again with the other option adds to what was done before.
@@ -152,6 +160,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<String> {
             let served = served(&ask(Verb::List), &arguments.run_dir);
             Ok(as_lines(&Machine::new(&arguments.root).hand_back(&served, Machine::load)?))
         }
+        Command::Policy { what } => what.run(&ask),
+        Command::Qos(qos) => qos.run(&ask),
         Command::Doctor(output) => doctor(arguments, ask(Verb::List), output),
         Command::Hotplug { event: Hotplug::Add { path } } => {
             let result = ask(Verb::HotplugAdd { path: path.clone() })?;

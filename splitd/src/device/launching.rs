@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{info, warn};
-use worker::message::{Open, Opened};
+use worker::message::{Open, Opened, QosFiles};
+use xenbus::Vdev;
 
 use super::{Answer, Device};
 use crate::id::Kind;
+use crate::limits::Disk;
 use crate::observe::{self, Toolstack};
 use crate::process::{self, Handle};
 use crate::record::{Opening, Record};
@@ -91,7 +93,20 @@ impl Device {
             buffer_len_bytes: config.buffer_bytes,
             run_dir: self.dir.clone(),
             uid: self.uid(),
+            qos: Some(self.limit(toolstack)?),
         })
+    }
+
+    /// Has the disk's limits written out.
+    pub(super) fn limit(&self, toolstack: &Toolstack) -> Result<QosFiles, String> {
+        self.make_dir()?;
+        let disk = Disk {
+            name: toolstack.domain_name.clone(),
+            uuid: toolstack.vm_uuid.clone(),
+            vdev: Vdev(self.id.devid).to_string(),
+            dir: self.dir.clone(),
+        };
+        self.host.limits.enter(self.id, disk)
     }
 
     /// Whose user the worker is to be.
