@@ -206,7 +206,7 @@ impl Planner {
             self.depth.probe();
         }
         if !self.contended {
-            self.open(now_ns, &mut tell);
+            self.lift(now_ns, tell);
             return outlook;
         }
         outlook.short_of_reserves = self.divide(now_ns, &outlook, hungry, &mut tell);
@@ -225,7 +225,7 @@ impl Planner {
     }
 
     /// With one alone there is nobody to protect.
-    fn open(&mut self, now_ns: u64, tell: &mut impl FnMut(MemberId, Grant)) {
+    pub fn lift(&mut self, now_ns: u64, mut tell: impl FnMut(MemberId, Grant)) {
         self.pace = 0.0;
         for (id, member) in &mut self.members {
             if !member.grant.is_open() {

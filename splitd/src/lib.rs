@@ -3,6 +3,7 @@
 //! nothing of rings or requests, never touches a guest's memory and never opens or stats a target.
 
 pub mod allowance;
+pub mod arbiter;
 pub mod config;
 pub mod control;
 pub mod crashes;
@@ -15,6 +16,7 @@ pub mod limits;
 pub mod nodes;
 pub mod observe;
 pub mod offer;
+pub mod place;
 #[allow(unsafe_code)]
 pub mod process;
 pub mod protocol;

@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -12,16 +13,19 @@ use anyhow::{Context, bail};
 use qos::account::{self, Counting};
 use qos::cost::Prices;
 use qos::page::Rules;
+use qos::planner::Standing;
 use qos::policy::effective::{DiskRules, Override, Who};
 use qos::policy::{self, Cap, Fault, Model, Policy};
 use serde_json::{Value, json};
 use tracing::{error, info, warn};
 use worker::message::{QosFiles, VifRate};
 
+use crate::arbiter::{Arbiter, Member};
 use crate::id::DeviceId;
+use crate::place::Place;
 
 mod explain;
-mod pages;
+pub(crate) mod pages;
 
 /// Longest policy file.
 const FILE_LEN_MAX: u64 = 4 << 20;
@@ -41,6 +45,8 @@ pub struct Disk {
     pub vdev: String,
     /// Its run directory.
     pub dir: PathBuf,
+    /// What it shares, once its target is open.
+    pub place: Option<Place>,
 }
 
 #[derive(Debug)]
@@ -64,6 +70,7 @@ pub struct Limits {
     file: PathBuf,
     run_dir: PathBuf,
     state: RefCell<State>,
+    arbiter: Arbiter,
 }
 
 /// All faults of a file, each on a line with its place.
@@ -100,16 +107,46 @@ impl State {
         let temporary = disk.name.as_ref().and_then(|name| self.temporary.get(name));
         self.policy.disk(disk.who(), &disk.vdev, id.devid, temporary.map(|t| &t.over))
     }
+
+    /// How a disk's device counts, and how much of it may be reserved.
+    fn device(&self, disk: &Disk) -> (Model, u32) {
+        let name = disk.place.as_ref().map(|place| place.device.as_str());
+        // A name below /dev/disk leads to the device's own.
+        let is_it = |device: &&policy::Device| {
+            let real = fs::canonicalize(&device.key).ok();
+            name.is_some() && real.as_deref().and_then(Path::file_name).and_then(|n| n.to_str()) == name
+        };
+        let devices = &self.policy.devices;
+        let found = devices.iter().find(is_it).or_else(|| devices.iter().find(|device| device.key == "auto"));
+        found.map_or((Model::Auto, policy::DEFAULT_MAX_RESERVED_PPM), |d| (d.model, d.max_reserved_ppm))
+    }
 }
 
-fn page_of(rules: &DiskRules) -> Rules {
+fn page_of(rules: &DiskRules, model: Model, disk: &Disk) -> Rules {
     Rules {
         accounts: [&rules.disk_caps, &rules.domain_caps, &rules.customer_caps].map(account::limits),
         counting: Counting {
             iops_size_bytes: rules.accounting.iops_size_bytes.unwrap_or(0),
             flush_is_op: rules.accounting.flush_is_op,
         },
-        prices: Prices::of(Model::Auto, false),
+        prices: Prices::of(model, disk.place.as_ref().is_some_and(|place| place.rotational)),
+    }
+}
+
+/// Who a disk belongs to, in numbers.
+fn standing(disk: &Disk, rules: &DiskRules) -> Standing {
+    let number = |text: &str| {
+        let mut hasher = DefaultHasher::new();
+        text.hash(&mut hasher);
+        hasher.finish()
+    };
+    let domain = number(&disk.uuid);
+    Standing {
+        // A domain without a customer is its own.
+        customer: rules.customer.as_deref().map_or(domain, |name| number(&format!("customer {name}"))),
+        domain,
+        weights: [0, 1, 2].map(|level: usize| rules.weights[level].value),
+        reserve_iops: rules.reserve_iops.as_ref().map_or(0, |told| told.value),
     }
 }
 
@@ -136,7 +173,8 @@ impl Limits {
             },
         };
         let state = State { policy, generation: 1, disks: BTreeMap::new(), temporary: BTreeMap::new() };
-        Ok(Self { file, run_dir: run_dir.to_owned(), state: RefCell::new(state) })
+        let arbiter = Arbiter::start().context("the arbiter's thread")?;
+        Ok(Self { file, run_dir: run_dir.to_owned(), state: RefCell::new(state), arbiter })
     }
 
     /// Where a disk's limits stand; they do from now on.
@@ -155,7 +193,8 @@ impl Limits {
                 .as_ref()
                 .map(|name| accounts.join(format!("customer-{}", file_name(name)))),
         };
-        pages::write_rules(&files.page, &page_of(&rules)).map_err(told)?;
+        let (model, _) = state.device(&disk);
+        pages::write_rules(&files.page, &page_of(&rules, model, &disk)).map_err(told)?;
         state.disks.insert(id, disk);
         Ok(files)
     }
@@ -171,8 +210,31 @@ impl Limits {
         Some(VifRate { window_len_bytes, window_us })
     }
 
+    /// A disk's target is open: from now on it has its share of the device beneath.
+    pub fn place(&self, id: DeviceId, place: Place) -> Result<(), String> {
+        let mut state = self.state.borrow_mut();
+        let Some(disk) = state.disks.get_mut(&id) else { return Ok(()) };
+        disk.place = Some(place);
+        let disk = disk.clone();
+        let rules = state.rules(id, &disk);
+        let (model, max_reserved_ppm) = state.device(&disk);
+        let page = disk.dir.join("limits");
+        pages::write_rules(&page, &page_of(&rules, model, &disk))
+            .map_err(|trouble| format!("{}: {trouble}", page.display()))?;
+        self.arbiter.join(Member {
+            id,
+            device: disk.place.as_ref().map(|place| place.device.clone()).unwrap_or_default(),
+            max_reserved_ppm,
+            standing: standing(&disk, &rules),
+            page,
+            usage: disk.dir.join("usage"),
+        });
+        Ok(())
+    }
+
     /// The disk is gone.
     pub fn leave(&self, id: DeviceId) {
+        self.arbiter.leave(id);
         self.state.borrow_mut().disks.remove(&id);
     }
 
@@ -214,7 +276,9 @@ impl Limits {
         let state = self.state.borrow();
         let write = |(id, disk): (&DeviceId, &Disk)| {
             let page = disk.dir.join("limits");
-            let outcome = pages::write_rules(&page, &page_of(&state.rules(*id, disk)));
+            let outcome =
+                pages::write_rules(&page, &page_of(&state.rules(*id, disk), state.device(disk).0, disk));
+            self.arbiter.set_standing(*id, standing(disk, &state.rules(*id, disk)));
             outcome.err().map(|trouble| format!("{id}: {}: {trouble}", page.display()))
         };
         state.disks.iter().filter_map(write).collect()

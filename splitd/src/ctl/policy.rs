@@ -156,6 +156,15 @@ fn explained(row: &Value) -> String {
     let word = |pointer: &str| table::word(row.pointer(pointer));
     let mut text = format!("{} of {}\n", word("/device"), word("/domain"));
     let _ = writeln!(text, "  class {}, customer {}", word("/class"), word("/customer"));
+    if row.get("unresolved") == Some(&json!(true)) {
+        let _ = writeln!(
+            text,
+            "  on {}: what lies beneath is not known, it counts as a device by itself",
+            word("/shares")
+        );
+    } else if row.get("shares").is_some_and(Value::is_string) {
+        let _ = writeln!(text, "  on {}", word("/shares"));
+    }
     for whose in ["customer", "domain", "disk"] {
         let (value, origin) =
             (word(&format!("/weight/{whose}/value")), word(&format!("/weight/{whose}/origin")));

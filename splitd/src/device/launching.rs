@@ -105,8 +105,17 @@ impl Device {
             uuid: toolstack.vm_uuid.clone(),
             vdev: Vdev(self.id.devid).to_string(),
             dir: self.dir.clone(),
+            place: None,
         };
         self.host.limits.enter(self.id, disk)
+    }
+
+    /// Its target is open: what lies beneath is shared with others.
+    pub(super) fn place(&mut self) {
+        let Some(identity) = self.opened().map(|opened| opened.identity.clone()) else { return };
+        if let Err(trouble) = self.host.limits.place(self.id, self.host.sys.place(&identity)) {
+            self.raise(trouble);
+        }
     }
 
     /// Whose user the worker is to be.

@@ -5,7 +5,7 @@ use qos::policy::Cap;
 use qos::policy::effective::{CapRule, Caps, DiskRules, Told};
 use serde_json::{Map, Value, json};
 
-use super::Limits;
+use super::{Disk, Limits};
 use crate::id::DeviceId;
 
 impl Limits {
@@ -14,9 +14,7 @@ impl Limits {
         let name = domain.map(|domain| self.domain_name(domain)).transpose()?;
         let state = self.state.borrow();
         let chosen = state.disks.iter().filter(|(_, disk)| name.is_none() || disk.name == name);
-        let rows: Vec<Value> = chosen
-            .map(|(id, disk)| row(*id, disk.name.as_deref(), &disk.uuid, &state.rules(*id, disk)))
-            .collect();
+        let rows: Vec<Value> = chosen.map(|(id, disk)| row(*id, disk, &state.rules(*id, disk))).collect();
         Ok(json!({ "generation": state.generation, "file": self.file, "disks": rows }))
     }
 
@@ -26,13 +24,15 @@ impl Limits {
     }
 }
 
-fn row(id: DeviceId, name: Option<&str>, uuid: &str, rules: &DiskRules) -> Value {
+fn row(id: DeviceId, about: &Disk, rules: &DiskRules) -> Value {
     let [customer, domain, disk] = &rules.weights;
     json!({
         "device": id.to_string(),
-        "domain": name,
+        "domain": about.name,
         "domid": id.frontend.0,
-        "uuid": uuid,
+        "uuid": about.uuid,
+        "shares": about.place.as_ref().map(|place| &place.device),
+        "unresolved": about.place.as_ref().is_some_and(|place| place.alone),
         "class": rules.class,
         "customer": rules.customer,
         "weight": { "customer": customer, "domain": domain, "disk": disk },

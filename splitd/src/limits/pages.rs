@@ -14,7 +14,7 @@ pub(super) fn make_dir(path: &Path) -> io::Result<()> {
 }
 
 /// Opens a page; a new one holds a whole rule, without limits, before it has its magic number.
-fn open(path: &Path) -> io::Result<File> {
+pub(crate) fn open(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -66,4 +66,14 @@ pub(super) fn write_rules(path: &Path, rules: &Rules) -> io::Result<()> {
         file.write_all_at(&page::MAGIC.to_le_bytes(), 0)?;
     }
     Ok(())
+}
+
+/// The share that was last granted.
+pub(crate) fn grant(page: &File) -> io::Result<Grant> {
+    read(page, page::GRANT).map(Grant::of_words)
+}
+
+/// Another share.
+pub(crate) fn write_grant(page: &File, grant: Grant) -> io::Result<()> {
+    write(page, page::GRANT, grant.words())
 }

@@ -32,7 +32,8 @@ impl Place {
     fn enter(&self, limits: &Limits) -> QosFiles {
         let dir = self.dir.path().join("vbd-5-51712");
         fs::create_dir_all(&dir).unwrap();
-        let disk = Disk { name: Some("web-1".into()), uuid: "u-1".into(), vdev: "xvda".into(), dir };
+        let disk =
+            Disk { name: Some("web-1".into()), uuid: "u-1".into(), vdev: "xvda".into(), dir, place: None };
         limits.enter(id(), disk).unwrap()
     }
 }
