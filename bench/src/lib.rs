@@ -2,6 +2,8 @@
 //! to drive a simulated frontend; knows nothing of Xen's lab, which calls fio inside its guests and hands the rows over.
 
 pub mod fio;
+#[allow(clippy::cast_precision_loss)] // figures for people
+pub mod qos;
 pub mod report;
 pub mod rows;
 pub mod sim;

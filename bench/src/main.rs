@@ -40,6 +40,12 @@ enum What {
         #[arg(long)]
         json: Option<PathBuf>,
     },
+    /// Shares, caps and isolation on a simulated device, beside other rules; and what a decision costs
+    Qos {
+        /// Also write the report as JSON
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
     /// The table of rows measured elsewhere: one JSON row a line on standard input
     Rows {
         /// What was measured
@@ -75,6 +81,11 @@ fn main() -> Result<()> {
             };
             let rows = block(&blkback, &dir, pairs, &only, mode)?;
             finish(&Report::new("sim", machine(), rows), json.as_deref())
+        }
+        What::Qos { json } => {
+            let report = bench::qos::measure(machine());
+            print!("{}", report.table());
+            write_json(&report, json.as_deref())
         }
         What::Rows { kind: Kind::Block, place, json } => {
             finish(&Report::<BlockRow>::new(&place, machine(), given()?), json.as_deref())
@@ -122,6 +133,10 @@ fn finish<R: Row>(report: &Report<R>, json: Option<&Path>) -> Result<()> {
             println!("geometric mean splitd/{other}: {mean:.2} ×");
         }
     }
+    write_json(report, json)
+}
+
+fn write_json(report: &impl serde::Serialize, json: Option<&Path>) -> Result<()> {
     if let Some(path) = json {
         std::fs::write(path, serde_json::to_vec_pretty(report)?)
             .with_context(|| path.display().to_string())?;

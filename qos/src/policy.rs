@@ -102,17 +102,6 @@ pub struct NetLimits {
     pub burst_ns: Option<Set<u64>>,
 }
 
-/// What is promised, and what it costs not to keep it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sla {
-    /// Share of the windows with demand in which the promise is kept, parts of a million.
-    pub target_ppm: u32,
-    /// Share of the promise that still counts as kept, parts of a million.
-    pub tolerance_ppm: u32,
-    /// Below which share (parts of a million) how many percent are given back; from the highest to the lowest.
-    pub credits: Vec<(u32, u32)>,
-}
-
 /// A kind of tenant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Class {
@@ -120,8 +109,6 @@ pub struct Class {
     pub weight: Option<Set<u32>>,
     /// For all disks of a domain together.
     pub disk: DiskLimits,
-    /// The promise.
-    pub sla: Option<Sla>,
 }
 
 /// Who owns several domains.
@@ -207,8 +194,6 @@ pub const DEFAULT_MAX_RESERVED_PPM: u32 = 800_000;
 /// How things are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Accounting {
-    /// Length of a window of the ledger, ns.
-    pub window_ns: u64,
     /// A larger operation counts as several; `None`: every operation as one.
     pub iops_size_bytes: Option<u64>,
     /// A flush is an operation, too.
@@ -217,7 +202,7 @@ pub struct Accounting {
 
 impl Default for Accounting {
     fn default() -> Self {
-        Self { window_ns: 60_000_000_000, iops_size_bytes: Some(256 << 10), flush_is_op: false }
+        Self { iops_size_bytes: Some(256 << 10), flush_is_op: false }
     }
 }
 

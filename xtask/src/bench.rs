@@ -37,6 +37,12 @@ enum What {
         #[arg(long)]
         json: Option<PathBuf>,
     },
+    /// Shares, caps and isolation on a simulated device, beside other rules
+    Qos {
+        /// Also write the report as JSON
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
     /// splitd beside kernel netback on emulated Xen, in one boot
     Net {
         /// Alternating pairs
@@ -60,6 +66,13 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let mut bench = Command::new(release.join("bench"));
     let (lab, pairs, operations, only, json) = match args.what {
         What::Block { lab, pairs, operations, only, json } => (lab, pairs, operations, only, json),
+        What::Qos { json } => {
+            bench.arg("qos");
+            if let Some(json) = json {
+                bench.arg("--json").arg(json);
+            }
+            return command::run(&mut bench);
+        }
         What::Net { pairs, seconds, only, json } => {
             let env = format!("LAB_ROUNDS={pairs} LAB_SECONDS={seconds} LAB_ONLY='{only}'\n");
             let rows = lab::bench(Xen::V4_17, "bench_net", &env)?;

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::{Accounting, Cap, DEFAULT_WEIGHT, DiskLimits, Domain, Match, NR_CAPS, Policy, Set, Sla, glob};
+use super::{Accounting, Cap, DEFAULT_WEIGHT, DiskLimits, Domain, Match, NR_CAPS, Policy, Set, glob};
 
 /// A domain, as matches see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +56,6 @@ pub struct DiskRules {
     pub reserve_iops: Option<Told<u64>>,
     /// Bytes each second that are promised to the domain.
     pub reserve_bytes: Option<Told<u64>>,
-    /// The promise.
-    pub sla: Option<Sla>,
     /// How things are counted.
     pub accounting: Accounting,
 }
@@ -208,7 +206,6 @@ impl Policy {
             disk_caps: caps_of(of_disk.as_slice(), None),
             reserve_iops: topmost(&layers, |limits| limits.reserve_iops),
             reserve_bytes: topmost(&layers, |limits| limits.reserve_bytes),
-            sla: class.and_then(|(_, class)| class.sla.clone()),
             accounting: self.accounting,
         }
     }
