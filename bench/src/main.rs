@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use bench::fio::{self, JOBS, Job};
 use bench::report::Report;
 use bench::rows::{BlockRow, NetRow, Row};
-use bench::sim;
+use bench::{net, scale, sim};
 use clap::{Parser, Subcommand, ValueEnum};
+use splitd_tests::netns;
+use splitd_tests::world::Programs;
 use worker::message::TransferMode;
 
 #[derive(Debug, Parser)]
@@ -45,6 +47,45 @@ enum What {
         /// Also write the report as JSON
         #[arg(long)]
         json: Option<PathBuf>,
+    },
+    /// A guest's network through netback on the simulated host beside a copier from tap to tap
+    Net {
+        /// Where splitd and the workers are
+        #[arg(long)]
+        programs: PathBuf,
+        /// Alternating pairs of each case; an interval needs 5
+        #[arg(long, default_value_t = 8)]
+        pairs: u32,
+        /// Length of each measurement
+        #[arg(long, default_value_t = 1000)]
+        milliseconds: u64,
+        /// Only cases whose name contains this
+        #[arg(long, default_value = "")]
+        only: String,
+        /// Also write the report as JSON
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+    /// Many disks on one simulated host: memory, idle CPU, attach, restart, scrape, cost of a request
+    Scale {
+        /// Populations, growing
+        #[arg(long, value_delimiter = ',', default_values_t = [1, 10, 100, 1000])]
+        devices: Vec<u32>,
+        /// Also write the report as JSON
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+    /// A system call for each frame of a tap's beside an io_uring for a batch of them
+    Tap {
+        /// Alternating pairs; an interval needs 5
+        #[arg(long, default_value_t = 8)]
+        pairs: u32,
+    },
+    /// An end of a connection, for `net`
+    #[command(hide = true)]
+    NetEnd {
+        /// As `splitd_tests::net_end` has them
+        arguments: Vec<String>,
     },
     /// The table of rows measured elsewhere: one JSON row a line on standard input
     Rows {
@@ -85,7 +126,27 @@ fn main() -> Result<()> {
         What::Qos { json } => {
             let report = bench::qos::measure(machine());
             print!("{}", report.table());
-            write_json(&report, json.as_deref())
+            json.map_or(Ok(()), |path| write_json(&report, &path))
+        }
+        What::Net { programs, pairs, milliseconds, only, json } => {
+            if let Some(rows) = net(&programs, pairs, milliseconds, &only)? {
+                finish(&Report::new("sim", machine(), rows), json.as_deref())?;
+            }
+            Ok(())
+        }
+        What::Tap { pairs } => {
+            if is_inside_namespace()? {
+                print!("{}\n{}", machine(), bench::tap::run(pairs)?);
+            }
+            Ok(())
+        }
+        What::NetEnd { arguments } => Ok(splitd_tests::net_end::main(&arguments)?),
+        What::Scale { devices, json } => {
+            let rows = scale::run(&devices)?;
+            print!("{}", scale::table(&machine(), &rows));
+            json.map_or(Ok(()), |path| {
+                write_json(&serde_json::json!({ "machine": machine(), "rows": rows }), &path)
+            })
         }
         What::Rows { kind: Kind::Block, place, json } => {
             finish(&Report::<BlockRow>::new(&place, machine(), given()?), json.as_deref())
@@ -120,6 +181,52 @@ fn block(blkback: &Path, dir: &Path, pairs: u32, only: &str, mode: TransferMode)
     Ok(rows)
 }
 
+/// False if another process did everything, in a network namespace of its own.
+fn is_inside_namespace() -> Result<bool> {
+    if let Some(missing) = netns::missing() {
+        bail!("this benchmark needs {missing}");
+    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let Some(status) = netns::rerun(&arguments)? else { return Ok(true) };
+    ensure!(status.success(), "in its network namespace: {status}");
+    Ok(false)
+}
+
+/// `None` if another process did it.
+fn net(programs: &Path, pairs: u32, milliseconds: u64, only: &str) -> Result<Option<Vec<NetRow>>> {
+    if !is_inside_namespace()? {
+        return Ok(None);
+    }
+    let program = |name: &str| programs.join(name);
+    let programs = Programs {
+        splitd: program("splitd"),
+        splitctl: program("splitctl"),
+        blkback: program("blkback"),
+        netback: program("netback"),
+        dir: programs.to_owned(),
+    };
+    let mut rows = Vec::new();
+    for queues in [1, 2, 4] {
+        let cases: Vec<_> =
+            net::CASES.into_iter().filter(|c| c.queues == queues && c.name.contains(only)).collect();
+        if cases.is_empty() {
+            continue;
+        }
+        let bed = net::Bed::start(programs.clone(), queues)?;
+        for case in cases {
+            for pair in 0..pairs {
+                for who in ["splitd", "direct"] {
+                    rows.push(bed.run(case, who, milliseconds)?);
+                }
+                eprintln!("{} pair {} of {pairs}", case.name, pair + 1);
+            }
+        }
+        bed.finish()?;
+    }
+    Ok(Some(rows))
+}
+
 /// Enough for a second or so on a fast disk, bounded on a slow one by the bytes moved.
 fn operations(job: Job) -> u64 {
     let by_bytes = (512u64 << 20) / u64::from(job.block_len_bytes);
@@ -133,15 +240,11 @@ fn finish<R: Row>(report: &Report<R>, json: Option<&Path>) -> Result<()> {
             println!("geometric mean splitd/{other}: {mean:.2} ×");
         }
     }
-    write_json(report, json)
+    json.map_or(Ok(()), |path| write_json(report, path))
 }
 
-fn write_json(report: &impl serde::Serialize, json: Option<&Path>) -> Result<()> {
-    if let Some(path) = json {
-        std::fs::write(path, serde_json::to_vec_pretty(report)?)
-            .with_context(|| path.display().to_string())?;
-    }
-    Ok(())
+fn write_json(report: &impl serde::Serialize, path: &Path) -> Result<()> {
+    std::fs::write(path, serde_json::to_vec_pretty(report)?).with_context(|| path.display().to_string())
 }
 
 fn machine() -> String {

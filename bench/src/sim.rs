@@ -18,6 +18,7 @@ use xenbus::hv::Access;
 use xenbus::sim::{GuestPages, GuestPort, GuestWindow, SimDomain, SimHost};
 use xenbus::{DomId, GrantRef};
 
+use crate::cpu;
 use crate::fio::Job;
 use crate::rows::BlockRow;
 
@@ -108,6 +109,7 @@ impl Bed {
             abi: Abi::Native64,
             mode,
             barrier: false,
+            predecessor_crashed: false,
             fence_timeout_ms: 5000,
         };
         say(&mut control, &ToWorker::Connect(connection))?;
@@ -118,11 +120,11 @@ impl Bed {
     /// Does `operations` of `job` and measures them.
     pub fn run(&mut self, job: Job, operations: u64) -> Result<BlockRow> {
         let pid = self.worker.process.pid;
-        let cpu_before = cpu_ns(pid)?;
+        let cpu_before = cpu::of_process(pid)?;
         let began = Instant::now();
         let mut latencies = self.front.run(job, operations, self.capacity_sectors)?;
         let took = began.elapsed().as_secs_f64();
-        let cpu_us = (cpu_ns(pid)? - cpu_before) as f64 / 1000.0;
+        let cpu_us = (cpu::of_process(pid)? - cpu_before) as f64 / 1000.0;
         latencies.sort_unstable();
         let done = latencies.len() as f64;
         let percentile =
@@ -180,9 +182,10 @@ impl Front {
                 began[slot] = Instant::now();
                 self.ring.push_request(&self.slots[slot].request(slot as u64, operation, sector));
                 made += 1;
-            }
-            if self.ring.publish() {
-                self.port.notify()?;
+                // Each by itself, as blkfront does: the backend begins with the first while the next one is made.
+                if self.ring.publish() {
+                    self.port.notify()?;
+                }
             }
             while !self.ring.final_check().map_err(|e| anyhow::anyhow!("{e:?}"))? {
                 ensure!(self.port.wait(SILENCE_LIMIT)?, "{}: no answer for {SILENCE_LIMIT:?}", job.name);
@@ -302,16 +305,6 @@ fn hear<T>(control: &mut BufReader<UnixStream>, wanted: impl Fn(&FromWorker) -> 
             bail!("the worker says {message:?}");
         }
     }
-}
-
-/// CPU time of a process so far, its threads' and its kernel workers' included.
-fn cpu_ns(pid: u32) -> Result<u64> {
-    let mut total = 0;
-    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
-        total += text.split_whitespace().next().and_then(|ns| ns.parse::<u64>().ok()).context("schedstat")?;
-    }
-    Ok(total)
 }
 
 fn volatile_dir() -> PathBuf {

@@ -4,6 +4,7 @@
 
 mod discard;
 pub mod figures;
+mod flushes;
 mod persistent;
 mod pool;
 mod queue;

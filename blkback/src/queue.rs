@@ -25,6 +25,7 @@ use xenbus::memory::LocalMemory;
 
 use crate::discard::DiscardLine;
 use crate::figures::{Counter, Figures};
+use crate::flushes::{FlushLine, Flushes};
 use crate::persistent::Cache;
 use crate::pool::Pool;
 use crate::request::Limits;
@@ -39,10 +40,14 @@ mod complete;
 mod connect;
 mod issue;
 mod mapped;
+mod replay;
 mod take;
 mod throttle;
 
+use replay::Replay;
+
 pub(crate) use connect::{ConnectError, Parts, Terms, journal_shape};
+pub(crate) use replay::Left;
 
 /// The target in the table of every queue's ring.
 pub(crate) const TARGET: FileIndex = FileIndex(0);
@@ -67,6 +72,8 @@ pub(crate) struct Device {
     pub(crate) frozen: AtomicBool,
     /// Blocks that are changed in part.
     pub(crate) edges: EdgeOwners,
+    /// Flushes that are under way.
+    pub(crate) flushes: Arc<Flushes>,
     /// Wakes every queue.
     pub(crate) bells: OnceLock<Vec<Bell>>,
     /// What the disk is held to, if to anything.
@@ -160,12 +167,15 @@ pub(crate) struct Queue<G: GrantTable, E> {
 
     /// For a block device; files are done by io_uring.
     discards: Option<DiscardLine>,
+    flushes: FlushLine,
     /// Barriers taken and not answered: while there are any, order is kept strictly.
     barriers: u16,
     /// The barrier that is under way.
     barrier: Option<SlotId>,
     /// Requests begun and not finished.
     active: u16,
+    /// What a predecessor left and is to be done again.
+    replay: Replay,
     /// Found while completions were booked; looked at when all of them are.
     failure: Option<Stop>,
     event: bool,
@@ -199,7 +209,7 @@ pub(crate) enum Next {
 impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     /// Does everything there is to do now.
     pub(crate) fn turn(&mut self) -> Result<Next, Stop> {
-        self.now_ns = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.look_at_clock();
         self.limits.capacity_sectors = self.device.capacity_sectors.load(Ordering::Relaxed);
         self.shortage = false;
         self.edge_wait = false;
@@ -209,8 +219,10 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         if self.device.frozen.load(Ordering::Acquire) {
             return Ok(Next::Wait(None));
         }
+        self.end_flushes();
         self.answer()?;
-        let taken = if self.closing { 0 } else { self.take()? };
+        self.replay_next()?;
+        let taken = if self.takes_nothing() { 0 } else { self.take()? };
         self.issue()?;
         self.answer()?;
         self.note_wakeup(taken);
@@ -218,7 +230,8 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         let waits = !self.waiting.is_empty() || !self.throttle.is_empty();
         let known = self.shortage || self.edge_wait || self.throttle.is_waiting();
         let stuck = waits && self.in_flight() == 0 && !known;
-        if (!self.closing && self.ring.final_check()?) || stuck {
+        let stuck = stuck || self.replay.has_next();
+        if (!self.takes_nothing() && self.ring.final_check()?) || stuck {
             self.uring.submit()?;
             return Ok(Next::Again);
         }
@@ -226,6 +239,10 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         let shortage = self.shortage.then_some(SHORTAGE_PAUSE);
         let wait = storm.or(shortage).or_else(|| self.look_after_mappings());
         Ok(Next::Wait([wait, self.throttle.wait()].into_iter().flatten().min()))
+    }
+
+    fn look_at_clock(&mut self) {
+        self.now_ns = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
     }
 
     fn note_wakeup(&mut self, taken: u32) {
@@ -270,6 +287,10 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         self.closing = true;
     }
 
+    fn takes_nothing(&self) -> bool {
+        self.closing || self.replay.is_careful()
+    }
+
     /// Nothing is owed any more.
     pub(crate) fn is_idle(&self) -> bool {
         self.owed() == 0
@@ -295,9 +316,9 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         self.reap()
     }
 
-    /// Lets go of the frontend: unmaps, unbinds. `answered` says that nothing is owed and nobody has to resume.
-    pub(crate) fn leave(mut self, answered: bool) {
-        if answered {
+    /// Lets go of the frontend: unmaps, unbinds. `over` says that the connection has ended and nobody is to resume it.
+    pub(crate) fn leave(mut self, over: bool) {
+        if over {
             self.journal.end();
         }
         if let Err(e) = self.events.unbind() {

@@ -1,6 +1,7 @@
 //! The in-flight table: what is known of every request that was taken and not answered, and of every piece of one that the
 //! kernel has. One entry per ring slot, allocated at connect. Knows nothing of how work is done.
 
+use crate::figures::Stages;
 use crate::pool::Run;
 use crate::request::{Direction, Order};
 use crate::wire::Status;
@@ -59,7 +60,9 @@ pub(crate) struct Slot {
     pub(crate) next_segment: u16,
     pub(crate) chunks_in_flight: u16,
     pub(crate) len_bytes: u32,
-    pub(crate) taken_ns: u64,
+    pub(crate) stages: Stages,
+    /// A dead predecessor took it.
+    pub(crate) replayed: bool,
 }
 
 impl Slot {
@@ -77,7 +80,8 @@ impl Slot {
         next_segment: 0,
         chunks_in_flight: 0,
         len_bytes: 0,
-        taken_ns: 0,
+        stages: Stages::NONE,
+        replayed: false,
     };
 
     /// Everything was given to the kernel, or the rest is not worth it any more.

@@ -9,7 +9,7 @@ use worker::sandbox;
 use worker::wake::Bell;
 use xenbus::hv::{EventChannel, GrantTable};
 
-use crate::queue::{ConnectError, Next, Parts, Queue, Stop, Terms};
+use crate::queue::{ConnectError, Left, Next, Parts, Queue, Stop, Terms};
 use crate::shortage::Notice;
 
 /// Longest that what is with the kernel is waited for when the device is given up unanswered.
@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Connect(Box<Terms>),
     /// Take nothing more, answer everything, let go.
     Close,
+    /// Take nothing more, answer everything, leave the connection to another worker.
+    HandOver,
     /// Let go without answering.
     Abandon,
 }
@@ -33,8 +35,8 @@ pub(crate) enum Report {
     Ready,
     /// It cannot even begin.
     NotReady(String),
-    /// Serving; so many requests were left by a predecessor.
-    Connected(u32),
+    /// Serving; this was left by a predecessor.
+    Connected(Left),
     /// It cannot connect.
     Failed(Fault, String),
     /// The frontend broke the protocol.
@@ -94,18 +96,18 @@ pub(crate) fn run<G: GrantTable, E: EventChannel>(parts: Parts<G, E>, line: &Lin
     let terms = match line.commands.recv() {
         Ok(Command::Connect(terms)) => terms,
         // This frontend has fewer queues, or none came.
-        Ok(Command::Close | Command::Abandon) | Err(_) => return,
+        Ok(Command::Close | Command::HandOver | Command::Abandon) | Err(_) => return,
     };
     let mut queue = match Queue::connect(parts, *terms) {
-        Ok((queue, replayed)) => {
-            line.report(Report::Connected(replayed));
+        Ok((queue, left)) => {
+            line.report(Report::Connected(left));
             queue
         }
         Err(ConnectError::Frontend(why)) => return line.report(Report::Failed(Fault::Frontend, why)),
         Err(ConnectError::Host(why)) => return line.report(Report::Failed(Fault::Host, why)),
     };
-    let answered = match serve(&mut queue, line) {
-        Ok(answered) => answered,
+    let over = match serve(&mut queue, line) {
+        Ok(over) => over,
         Err(stop) => {
             line.report(match stop {
                 Stop::Violation(why) => Report::Violation(why),
@@ -115,18 +117,18 @@ pub(crate) fn run<G: GrantTable, E: EventChannel>(parts: Parts<G, E>, line: &Lin
             false
         }
     };
-    queue.leave(answered);
+    queue.leave(over);
     line.report(Report::Stopped);
 }
 
-/// Until there is nothing more to serve; true if nothing is owed.
+/// Until there is nothing more to serve; true if the connection is over, all answered.
 fn serve<G: GrantTable, E: EventChannel>(queue: &mut Queue<G, E>, line: &Line) -> Result<bool, Stop> {
-    let mut closing = false;
+    let mut closing = None;
     loop {
         match line.commands.try_recv() {
-            Ok(Command::Close) => {
+            Ok(command @ (Command::Close | Command::HandOver)) => {
                 queue.close();
-                closing = true;
+                closing = Some(matches!(command, Command::Close));
             }
             Ok(Command::Abandon) | Err(TryRecvError::Disconnected) => {
                 drain(queue);
@@ -138,10 +140,10 @@ fn serve<G: GrantTable, E: EventChannel>(queue: &mut Queue<G, E>, line: &Line) -
         if let Some(notice) = queue.notice() {
             line.report(Report::Short(notice));
         }
-        match next {
-            _ if closing && queue.is_idle() => return Ok(true),
-            Next::Again => {}
-            Next::Wait(limit) => queue.wait(limit)?,
+        match (next, closing) {
+            (_, Some(over)) if queue.is_idle() => return Ok(over),
+            (Next::Again, _) => {}
+            (Next::Wait(limit), _) => queue.wait(limit)?,
         }
     }
 }
@@ -151,7 +153,7 @@ fn wait_to_leave<G: GrantTable, E: EventChannel>(queue: &mut Queue<G, E>, line: 
     drain(queue);
     while let Ok(command) = line.commands.recv() {
         match command {
-            Command::Close | Command::Abandon => return,
+            Command::Close | Command::HandOver | Command::Abandon => return,
             Command::Connect(_) => {}
         }
     }

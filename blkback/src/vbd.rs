@@ -18,7 +18,7 @@ use worker::wake::Bell;
 use xenbus::hv::Hypervisor;
 use xenbus::memory::LocalMemory;
 
-use crate::queue::{Device, Terms};
+use crate::queue::{Device, Left, Terms};
 use crate::request::Limits;
 use crate::shortage::{self, Notice};
 use crate::target::Target;
@@ -54,7 +54,16 @@ struct Connecting {
     fence_ms: Option<u64>,
     /// Queues that are still connecting.
     left: usize,
-    replayed: u32,
+    from_predecessor: Left,
+}
+
+/// How a worker's life ends that is told to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// With the connection.
+    Disconnect,
+    /// With the connection taken over by another worker.
+    HandOver,
 }
 
 /// The device.
@@ -76,7 +85,7 @@ pub struct Vbd<H> {
     short: usize,
     /// Queues that serve or are on their way to.
     running: usize,
-    closing_since: Option<Instant>,
+    closing: Option<(Instant, Ending)>,
     size_seen: Instant,
     /// Names the device in the log.
     span: Span,
@@ -105,7 +114,7 @@ where
             violation: None,
             short: 0,
             running: 0,
-            closing_since: None,
+            closing: None,
             size_seen: Instant::now(),
             span: Span::none(),
         })
@@ -130,8 +139,10 @@ where
             if self.size_seen.elapsed() >= RESIZE_INTERVAL {
                 self.look_at_size();
             }
-            if self.has_closed() {
-                self.control.say(&FromWorker::Disconnected);
+            if let Some(ending) = self.has_closed() {
+                if ending == Ending::Disconnect {
+                    self.control.say(&FromWorker::Disconnected);
+                }
                 return Ok(());
             }
         }
@@ -154,7 +165,8 @@ where
                 self.fail(Fault::Host, "a network interface is netback's, not blkback's".into());
             }
             ToWorker::Refresh => self.look_at_size(),
-            ToWorker::Disconnect => self.close(),
+            ToWorker::HandOver => self.close(Ending::HandOver),
+            ToWorker::Disconnect => self.close(Ending::Disconnect),
         }
     }
 
@@ -216,7 +228,7 @@ where
             since: Instant::now(),
             late: false,
             fence_ms: None,
-            replayed: 0,
+            from_predecessor: Left::default(),
         });
         self.try_fence();
         Ok(())
@@ -225,12 +237,13 @@ where
     /// Nothing of the guest is touched before whatever a predecessor left in flight has ended.
     fn try_fence(&mut self) {
         let (Some(held), Some(connecting)) = (&mut self.held, &mut self.connecting) else { return };
-        if connecting.fence_ms.is_some() || self.closing_since.is_some() {
+        if connecting.fence_ms.is_some() || self.closing.is_some() {
             return;
         }
         let key = FenceKey::new(&held.open.vm_uuid, held.open.devid);
         // A read-only target is copied from: what a dead predecessor still reads lands in its own buffers.
-        let passed = if held.opened.read_only { Ok(true) } else { fence::try_lock(held.target.as_fd(), key) };
+        let unfenced = held.opened.read_only || worker::crash::without("fence");
+        let passed = if unfenced { Ok(true) } else { fence::try_lock(held.target.as_fd(), key) };
         let waited = connecting.since.elapsed();
         match passed {
             Ok(true) => {
@@ -292,6 +305,7 @@ where
             handle.command(Command::Connect(Box::new(Terms {
                 frontend: held.open.frontend,
                 connection: connect.connection,
+                predecessor_crashed: connect.predecessor_crashed,
                 ring: ring.clone(),
                 abi: connect.abi,
                 mode,
@@ -307,7 +321,7 @@ where
     fn note(&mut self, report: Report) {
         match report {
             Report::Ready | Report::NotReady(_) => {}
-            Report::Connected(replayed) => self.note_connected(replayed),
+            Report::Connected(left) => self.note_connected(left),
             Report::Failed(fault, why) => {
                 self.running = self.running.saturating_sub(1);
                 // One answer to `Connect`, whatever the other queues say.
@@ -353,14 +367,16 @@ where
         }
     }
 
-    fn note_connected(&mut self, replayed: u32) {
+    fn note_connected(&mut self, left: Left) {
         let Some(connecting) = &mut self.connecting else { return };
-        connecting.replayed += replayed;
+        connecting.from_predecessor.replayed += left.replayed;
+        connecting.from_predecessor.given_up += left.given_up;
         connecting.left = connecting.left.saturating_sub(1);
         if connecting.left > 0 {
             return;
         }
-        let (replayed, fence_ms) = (connecting.replayed, connecting.fence_ms.unwrap_or(0));
+        let Left { replayed, given_up } = connecting.from_predecessor;
+        let fence_ms = connecting.fence_ms.unwrap_or(0);
         // A worker serves one connection: nothing is bound any more, which matters most for dom0 as a frontend, to which an
         // event channel device cannot be restricted; and nothing is mapped if all is copied.
         let spent: &[u32] = match connecting.connect.mode {
@@ -375,7 +391,7 @@ where
             self.phase = Phase::Connected;
         }
         tracing::info!(replayed, fence_ms, "connected");
-        self.control.say(&FromWorker::Connected { replayed, fence_ms });
+        self.control.say(&FromWorker::Connected { replayed, fence_ms, given_up });
     }
 
     fn command_all(&self, command: impl Fn() -> Command) {
@@ -384,18 +400,26 @@ where
         }
     }
 
-    fn close(&mut self) {
-        if self.closing_since.is_some() {
+    fn close(&mut self, ending: Ending) {
+        if self.closing.is_some() {
             return;
         }
-        self.closing_since = Some(Instant::now());
+        self.closing = Some((Instant::now(), ending));
         let abandoned = self.phase == Phase::Frozen || self.violation.is_some();
-        self.phase = Phase::Disconnecting;
-        self.command_all(|| if abandoned { Command::Abandon } else { Command::Close });
+        // To a splitd that comes now a connection that is handed over is one that goes on.
+        if ending == Ending::Disconnect {
+            self.phase = Phase::Disconnecting;
+        }
+        self.command_all(|| match ending {
+            _ if abandoned => Command::Abandon,
+            Ending::Disconnect => Command::Close,
+            Ending::HandOver => Command::HandOver,
+        });
     }
 
-    fn has_closed(&self) -> bool {
-        self.closing_since.is_some_and(|since| self.running == 0 || since.elapsed() > CLOSE_LIMIT)
+    fn has_closed(&self) -> Option<Ending> {
+        let (since, ending) = self.closing?;
+        (self.running == 0 || since.elapsed() > CLOSE_LIMIT).then_some(ending)
     }
 
     fn look_at_size(&mut self) {

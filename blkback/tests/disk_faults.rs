@@ -53,6 +53,33 @@ fn failed_flush_freezes() {
     successor.disconnect();
 }
 
+/// A flush that the kernel ends well while another queue's has failed, and nobody has heard of that yet, is not answered either: the
+/// kernel tells an error of the file once, and what it lost may be this one's.
+#[test]
+fn success_beside_an_unheard_failure_is_not_answered() {
+    let world = World::new(1 << 20);
+    let mut guest = Frontend::new(&world.guest, 2, 0, Abi::Native64, 2);
+    let faults = [("SPLITD_DISK_FAULT", "flush:5:1"), ("SPLITD_PAUSE", "flush_failed:2000")];
+    let mut worker = Worker::spawn_with(world.dir.path(), &faults);
+    worker.open(world.open());
+    worker.connect(world.connect(&guest));
+
+    guest.send(0, &[guest.request(OP_FLUSH_DISKCACHE, 1, 0, &[])]);
+    // Long enough for the first to have been ended by the kernel; its queue then stands still for two seconds.
+    std::thread::sleep(Duration::from_millis(300));
+    guest.send(
+        1,
+        &[guest.request(OP_FLUSH_DISKCACHE, 2, 0, &[]), guest.request(OP_WRITE, 3, 8, &[(1, 0, 7)])],
+    );
+    let early = guest.answers(1, 1);
+
+    assert_eq!(early.iter().map(|a| (a.id, a.status)).collect::<Vec<_>>(), [(3, 0)], "the write alone");
+    assert!(matches!(worker.hear(), FromWorker::Frozen { .. }));
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(guest.poll(0).is_empty() && guest.poll(1).is_empty(), "nothing is answered");
+    worker.disconnect();
+}
+
 /// EIO and ENOSPC of data are errors of that request alone; EAGAIN, EINTR and dom0's own ENOMEM are not seen at all.
 #[test]
 fn data_errors() {

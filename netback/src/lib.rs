@@ -1,11 +1,14 @@
 //! The worker that serves one network interface of one guest. A frame's walk from the guest: `queue` wakes → `xen_ring` copies slots
 //! out → `kept` keeps them → `tx` makes a frame of them → the grant table copies it in → `offload` makes it fit → the tap. And
-//! to the guest: the tap → `offload`, `segment` → `rx` plans its slots → the grant table copies it out → answers. Knows nothing
+//! to the guest: the tap → `offload`, `segment` → `rx` plans its slots → the grant table copies it out → answers. `control` serves
+//! the guest's orders about its `hash`, by which `steering` has the tap choose queues. Knows nothing
 //! of xenstore or of the toolstack.
 
 pub mod checksum;
+pub mod control;
 pub mod credit;
 pub mod figures;
+pub mod hash;
 pub mod headers;
 pub mod kept;
 pub mod offload;
@@ -13,6 +16,8 @@ mod queue;
 pub mod rx;
 pub mod segment;
 mod shared;
+#[allow(unsafe_code)]
+mod steering;
 #[allow(unsafe_code)]
 pub mod tap;
 mod thread;

@@ -4,6 +4,7 @@
 use worker::message::VifFeatures;
 
 use crate::checksum;
+use crate::hash::Hash;
 use crate::headers::{self, Headers, Ip, Transport};
 use crate::segment::Segments;
 use crate::vnet::{Partial, Vnet};
@@ -78,6 +79,8 @@ pub struct Marks {
     pub validated: bool,
     /// It is uncut TCP.
     pub gso: Option<Gso>,
+    /// The hash that the guest asked for.
+    pub hash: Option<Hash>,
 }
 
 /// Makes a frame from the tap fit for a guest that takes `features`; under `headroom` (XDP) nothing may need a second slot.
@@ -115,7 +118,12 @@ pub fn to_guest(
             features.gso_tcpv4 && features.csum_ipv4
         };
         if takes && fits && !is_tagged {
-            return Ok(ToGuest::Whole(Marks { csum_blank: true, validated: true, gso: Some(gso) }));
+            return Ok(ToGuest::Whole(Marks {
+                csum_blank: true,
+                validated: true,
+                gso: Some(gso),
+                ..Marks::default()
+            }));
         }
         let segments = Segments::new(ip, transport, gso.size, frame.len());
         return if features.sg || segments.longest() <= slot_len_bytes {
@@ -129,10 +137,19 @@ pub fn to_guest(
     }
     let takes = |ip: Ip| if ip.is_v6 { features.csum_ipv6 } else { features.csum_ipv4 };
     if guest_finds.is_some_and(|(ip, _)| takes(ip)) && !is_tagged {
-        return Ok(ToGuest::Whole(Marks { csum_blank: true, validated: true, gso: None }));
+        return Ok(ToGuest::Whole(Marks { csum_blank: true, validated: true, ..Marks::default() }));
     }
     finish(frame, partial)?;
     Ok(ToGuest::Whole(Marks::default()))
+}
+
+/// A frame for the tap without an open checksum: what was left open is filled in.
+#[must_use]
+pub fn finished(vnet: Vnet, frame: &mut [u8]) -> Vnet {
+    match vnet.partial.map(|partial| finish(frame, partial)) {
+        Some(Ok(())) => Vnet::default(),
+        _ => vnet,
+    }
 }
 
 /// Fills an open checksum in. The place holds the pseudo header's sum.

@@ -21,10 +21,12 @@ use xenbus::hv::{EventChannel, GrantCopy, GrantTable, Pending};
 use xenbus::memory::LocalMemory;
 
 use crate::figures::{Counter, Figures};
+use crate::hash::Hash;
 use crate::kept::Kept;
 use crate::segment::Segments;
 use crate::shared::Shared;
 use crate::tap::TapQueue;
+use crate::thread::Serve;
 use crate::tx::Fatal;
 use crate::vnet::Vnet;
 use crate::wire::{RxSlot, TxSlot, TxStatus};
@@ -33,7 +35,7 @@ mod connect;
 mod from_guest;
 mod to_guest;
 
-pub(crate) use connect::{ConnectError, Parts, Terms};
+pub(crate) use connect::{ConnectError, Parts, Terms, shape_error};
 
 const PAGE_LEN: usize = 4096;
 /// Memory of each direction: the most that a queue ever holds of frames.
@@ -122,6 +124,15 @@ struct Held {
     since_ns: u64,
 }
 
+/// A frame that is being cut, and where it stands.
+#[derive(Clone, Debug)]
+struct Cutting {
+    segments: Segments,
+    at: usize,
+    len: usize,
+    hash: Option<Hash>,
+}
+
 /// To the guest.
 struct ToGuest<M> {
     ring: BackRing<M>,
@@ -129,8 +140,7 @@ struct ToGuest<M> {
     /// Slots that a predecessor took and did not answer.
     again: VecDeque<RxSlot>,
     held: VecDeque<Held>,
-    /// A frame that is being cut, and where it stands.
-    cutting: Option<(Segments, usize, usize)>,
+    cutting: Option<Cutting>,
     answers: Vec<(RxSlot, Option<usize>)>,
     copies: Vec<GrantCopy>,
     end: usize,
@@ -181,9 +191,22 @@ pub(crate) enum Next {
 const TX: usize = 0;
 const RX: usize = 1;
 
-impl<G: GrantTable, E: EventChannel> Queue<G, E> {
-    /// Does everything there is to do now, a batch each way.
-    pub(crate) fn turn(&mut self) -> Result<Next, Stop> {
+impl<G: GrantTable, E: EventChannel> Serve for Queue<G, E> {
+    type Parts = Parts<G, E>;
+    type Terms = Terms;
+
+    fn connect(parts: Self::Parts, terms: &Terms) -> Result<(Self, u32), ConnectError> {
+        Self::attach(parts, terms)
+    }
+
+    fn unused(parts: Self::Parts) {
+        if let Err(error) = parts.tap.detach() {
+            tracing::debug!(%error, "detach");
+        }
+    }
+
+    /// A batch each way.
+    fn turn(&mut self) -> Result<Next, Stop> {
         self.now_ns = self.shared.now_ns();
         self.worked = false;
         let mut notify = [false; 2];
@@ -206,37 +229,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         Ok(Next::Wait([storm, self.credit_wait(), self.slot_wait()].into_iter().flatten().min()))
     }
 
-    /// Everything was looked at: only now may the next event through, or a guest could storm us (XSA-332). One that wakes us for
-    /// nothing time and again is let through only so often.
-    fn acknowledge(&mut self) -> Result<Option<Duration>, Stop> {
-        if self.empty_wakeups >= STORM_WAKEUPS {
-            let since_ns = *self.held_since_ns.get_or_insert(self.now_ns);
-            if u128::from(self.now_ns - since_ns) < STORM_PAUSE.as_nanos() {
-                return Ok(Some(STORM_PAUSE));
-            }
-        }
-        self.held_since_ns = None;
-        for channel in self.channels.iter_mut().flatten().filter(|c| c.waiting) {
-            channel.waiting = false;
-            channel.events.ack()?;
-        }
-        Ok(None)
-    }
-
-    fn notify(&mut self, wanted: [bool; 2]) {
-        let split = self.channels[RX].is_some();
-        let needed = if split { wanted } else { [wanted[TX] || wanted[RX], false] };
-        for (channel, _) in self.channels.iter().flatten().zip(needed).filter(|(_, needed)| *needed) {
-            self.figures.add(Counter::Notifies, 1);
-            // A guest that closed its port loses its events, nothing else.
-            if let Err(error) = channel.events.notify() {
-                tracing::debug!(%error, "notify");
-            }
-        }
-    }
-
-    /// Waits for something to do.
-    pub(crate) fn wait(&mut self, limit: Option<Duration>) -> Result<(), Stop> {
+    fn wait(&mut self, limit: Option<Duration>) -> Result<(), Stop> {
         let tap_wanted = match (self.wants_frames(), self.from_guest.blocked) {
             (true, true) => Some(Want::Both),
             (true, false) => Some(Want::Read),
@@ -272,8 +265,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         Ok(())
     }
 
-    /// Lets go of the frontend: unmaps, unbinds. `in_order` says that nobody has to take over.
-    pub(crate) fn leave(mut self, in_order: bool) {
+    fn leave(mut self, in_order: bool) {
         if in_order {
             self.kept.end();
         }
@@ -284,6 +276,37 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         }
         if let Err(error) = self.tap.set_carrier(false) {
             tracing::debug!(%error, "carrier");
+        }
+    }
+}
+
+impl<G: GrantTable, E: EventChannel> Queue<G, E> {
+    /// Everything was looked at: only now may the next event through, or a guest could storm us (XSA-332). One that wakes us for
+    /// nothing time and again is let through only so often.
+    fn acknowledge(&mut self) -> Result<Option<Duration>, Stop> {
+        if self.empty_wakeups >= STORM_WAKEUPS {
+            let since_ns = *self.held_since_ns.get_or_insert(self.now_ns);
+            if u128::from(self.now_ns - since_ns) < STORM_PAUSE.as_nanos() {
+                return Ok(Some(STORM_PAUSE));
+            }
+        }
+        self.held_since_ns = None;
+        for channel in self.channels.iter_mut().flatten().filter(|c| c.waiting) {
+            channel.waiting = false;
+            channel.events.ack()?;
+        }
+        Ok(None)
+    }
+
+    fn notify(&mut self, wanted: [bool; 2]) {
+        let split = self.channels[RX].is_some();
+        let needed = if split { wanted } else { [wanted[TX] || wanted[RX], false] };
+        for (channel, _) in self.channels.iter().flatten().zip(needed).filter(|(_, needed)| *needed) {
+            self.figures.add(Counter::Notifies, 1);
+            // A guest that closed its port loses its events, nothing else.
+            if let Err(error) = channel.events.notify() {
+                tracing::debug!(%error, "notify");
+            }
         }
     }
 

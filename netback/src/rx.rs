@@ -1,8 +1,9 @@
 //! The slots that a frame takes on its way to the guest, in the order that frontends expect: the first piece, the extra infos, the
 //! other pieces; every slot but the last says that more follows (net rules B3, B6). Pure. Knows nothing of rings or grants.
 
+use crate::hash::Hash;
 use crate::offload::Marks;
-use crate::wire::{self, Extra, RxSlot};
+use crate::wire::{self, Extra, Gso, RxSlot};
 
 const PAGE_LEN: usize = 4096;
 
@@ -47,7 +48,8 @@ impl Plan {
     }
 
     fn nr_extras(&self) -> usize {
-        usize::from(self.marks.gso.is_some()) + usize::from(self.headroom > 0)
+        let extras = [self.marks.gso.is_some(), self.marks.hash.is_some(), self.headroom > 0];
+        extras.into_iter().map(usize::from).sum()
     }
 
     fn first_len(&self) -> usize {
@@ -85,13 +87,14 @@ impl Plan {
     }
 
     fn extra(&self, number: usize) -> Extra {
-        match self.marks.gso {
-            Some(gso) if number == 0 => Extra { more: self.headroom > 0, ..gso.extra() },
-            _ => {
-                let [a, b] = short(self.headroom).to_le_bytes();
-                Extra { kind: wire::EXTRA_XDP, more: false, body: [a, b, 0, 0, 0, 0] }
-            }
-        }
+        let headroom = (self.headroom > 0).then(|| {
+            let [a, b] = short(self.headroom).to_le_bytes();
+            Extra { kind: wire::EXTRA_XDP, more: false, body: [a, b, 0, 0, 0, 0] }
+        });
+        let all = [self.marks.gso.map(Gso::extra), self.marks.hash.map(Hash::extra), headroom];
+        let more = number + 1 < self.nr_extras();
+        let found = all.into_iter().flatten().nth(number);
+        found.map_or(Extra { kind: 0, more, body: [0; 6] }, |extra| Extra { more, ..extra })
     }
 }
 
@@ -118,11 +121,10 @@ impl Piece {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Gso;
     use proptest::prelude::*;
 
     const GSO: Marks =
-        Marks { csum_blank: true, validated: true, gso: Some(Gso { size: 1448, ipv6: false }) };
+        Marks { csum_blank: true, validated: true, gso: Some(Gso { size: 1448, ipv6: false }), hash: None };
 
     /// B3: the extra info stands behind the first slot and takes one; flags for the frame stand on the first slot only.
     #[test]
@@ -150,6 +152,20 @@ mod tests {
         assert_eq!(plan.piece(0).response(7, 0), [7, 0, 0, 1, 8, 0, 0xea, 5]);
     }
 
+    /// B3, B7: several extra infos are a chain, the hash between GSO and headroom.
+    #[test]
+    fn the_hash_is_told() {
+        let hash = Some(Hash { kind: 1, value: 0x0403_0201 });
+        let told = |more| Piece::Extra(Extra { kind: 4, more, body: [1, 1, 1, 2, 3, 4] });
+        let plan = Plan::new(5000, 0, Marks { hash, ..GSO });
+        assert_eq!(plan.nr_slots(), 4);
+        assert!(matches!(plan.piece(1), Piece::Extra(Extra { kind: 1, more: true, .. })));
+        assert_eq!(plan.piece(2), told(false));
+        let plan = Plan::new(60, 256, Marks { hash, ..Marks::default() });
+        assert_eq!((plan.nr_slots(), plan.piece(1)), (3, told(true)));
+        assert!(matches!(plan.piece(2), Piece::Extra(Extra { kind: 5, more: false, .. })));
+    }
+
     /// B3: a failed copy shows in its own slot.
     #[test]
     fn a_failed_copy_keeps_the_shape() {
@@ -162,8 +178,9 @@ mod tests {
         /// Pieces are the frame, in order, each in its page; only the last says that nothing follows; 65,535 bytes fit the 18 slots
         /// and one more that frontends take.
         #[test]
-        fn pieces_are_the_frame(len in 1usize..=65_535, headroom in prop::sample::select(vec![0u16, 256, 0x7fff]), gso: bool) {
-            let plan = Plan::new(len, headroom, if gso { GSO } else { Marks::default() });
+        fn pieces_are_the_frame(len in 1usize..=65_535, headroom in prop::sample::select(vec![0u16, 256, 0x7fff]), gso: bool, hash: Option<u32>) {
+            let hash = hash.map(|value| Hash { kind: 0, value });
+            let plan = Plan::new(len, headroom, Marks { hash, ..if gso { GSO } else { Marks::default() } });
             let mut at = 0;
             let mut more = Vec::new();
             for i in 0..plan.nr_slots() {

@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicUsize, Ordering}
 use std::time::Instant;
 
 use parking_lot::RwLock;
-use worker::message::VifSettings;
+use worker::message::{IpRange, VifSettings};
 
 use crate::credit::Credit;
 use crate::headers::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
+use crate::steering::Words;
 
 /// Most multicast addresses that a guest may ask for, as with the kernel's netback.
 const MAX_MULTICAST: usize = 64;
@@ -18,7 +19,7 @@ const MAX_MULTICAST: usize = 64;
 #[derive(Clone, Debug, Default)]
 struct Senders {
     mac: Option<[u8; 6]>,
-    ips: Vec<IpAddr>,
+    ips: Vec<IpRange>,
 }
 
 /// The vif.
@@ -31,6 +32,8 @@ pub(crate) struct Shared {
     /// Nothing to look at without it.
     guarded: AtomicBool,
     senders: RwLock<Senders>,
+    finish_checksums: AtomicBool,
+    words: Words,
     /// Queues that have had no slots for long.
     pub(crate) stalled: AtomicUsize,
     /// Queues that serve.
@@ -39,7 +42,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(settings: &VifSettings) -> Self {
+    pub(crate) fn new(settings: &VifSettings, words: Words) -> Self {
         let shared = Self {
             credit: Credit::default(),
             filter_multicast: AtomicBool::default(),
@@ -47,6 +50,8 @@ impl Shared {
             multicast: RwLock::default(),
             guarded: AtomicBool::default(),
             senders: RwLock::default(),
+            finish_checksums: AtomicBool::default(),
+            words,
             stalled: AtomicUsize::default(),
             serving: AtomicU32::default(),
             started: Instant::now(),
@@ -59,6 +64,7 @@ impl Shared {
         self.credit.set(settings.rate);
         self.filter_multicast.store(settings.multicast_control, Ordering::Relaxed);
         self.xdp_headroom.store(settings.xdp_headroom, Ordering::Relaxed);
+        self.finish_checksums.store(settings.finish_checksums, Ordering::Relaxed);
         *self.senders.write() = Senders { mac: settings.only_mac, ips: settings.only_ips.clone() };
         let guarded = settings.only_mac.is_some() || !settings.only_ips.is_empty();
         self.guarded.store(guarded, Ordering::Relaxed);
@@ -66,6 +72,16 @@ impl Shared {
 
     pub(crate) fn xdp_headroom(&self) -> u16 {
         self.xdp_headroom.load(Ordering::Relaxed)
+    }
+
+    /// Whether what the guest left open is filled in before the tap.
+    pub(crate) fn finishes_checksums(&self) -> bool {
+        self.finish_checksums.load(Ordering::Relaxed)
+    }
+
+    /// What frames to the guest are hashed by.
+    pub(crate) fn words(&self) -> &Words {
+        &self.words
     }
 
     /// One clock for all queues.
@@ -103,7 +119,9 @@ impl Shared {
         if senders.mac.is_some_and(|only| mac != Some(&only)) {
             return false;
         }
-        senders.ips.is_empty() || source(frame).is_none_or(|ip| senders.ips.contains(&ip) || is_asking(ip))
+        senders.ips.is_empty()
+            || source(frame)
+                .is_none_or(|ip| is_asking(ip) || senders.ips.iter().any(|range| range.contains(ip)))
     }
 }
 
@@ -132,7 +150,8 @@ mod tests {
     /// B4's multicast control: 64 addresses, no more; broadcast and the guest's own pass.
     #[test]
     fn multicast_is_filtered_when_asked() {
-        let shared = Shared::new(&VifSettings { multicast_control: true, ..VifSettings::default() });
+        let shared =
+            Shared::new(&VifSettings { multicast_control: true, ..VifSettings::default() }, Words::private());
         let mut to_group = frame(0, false, false, b"");
         to_group[..6].copy_from_slice(&[1, 0, 0x5e, 0, 0, 1]);
         assert!(
@@ -154,9 +173,9 @@ mod tests {
     #[test]
     fn senders_are_guarded() {
         let only_mac = Some([2, 0, 0, 0, 0, 2]);
-        let only_ips =
-            vec!["10.0.0.1".parse().unwrap(), "fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd".parse().unwrap()];
-        let shared = Shared::new(&VifSettings { only_mac, only_ips, ..VifSettings::default() });
+        let only_ips = vec!["10.0.0.1".parse().unwrap(), "fdfd:fdfd::/32".parse().unwrap()];
+        let settings = VifSettings { only_mac, only_ips, ..VifSettings::default() };
+        let shared = Shared::new(&settings, Words::private());
         let with = |is_v6: bool, changes: &[(usize, u8)]| {
             let mut frame = frame(0, is_v6, false, b"x");
             changes.iter().for_each(|&(at, value)| frame[at] = value);

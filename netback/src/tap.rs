@@ -44,6 +44,12 @@ impl TapQueue {
         (0..RawFd::from(count)).map(|i| Self::adopt_one(TAP_FD + i, link)).collect()
     }
 
+    /// A queue that is open already, and does not block.
+    #[must_use]
+    pub fn new(file: OwnedFd, link: Link) -> Self {
+        Self { file, link }
+    }
+
     fn adopt_one(fd: RawFd, link: Link) -> io::Result<Self> {
         // SAFETY: plain numbers; an error is the answer to a number that is not open.
         let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
@@ -55,7 +61,7 @@ impl TapQueue {
         unsafe {
             libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC);
             libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK);
-            Ok(Self { file: OwnedFd::from_raw_fd(fd), link })
+            Ok(Self::new(OwnedFd::from_raw_fd(fd), link))
         }
     }
 

@@ -1,19 +1,40 @@
-//! A queue's thread: waits for the connection, serves it, and says what became of it. Knows nothing of the control socket.
+//! A thread that serves a ring, a queue's or the control ring: waits for the connection, serves it, and says what became of it. Knows
+//! nothing of the control socket.
+
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use tracing::Span;
 use worker::message::Fault;
 use worker::sandbox;
 use worker::wake::Bell;
-use xenbus::hv::{EventChannel, GrantTable};
 
-use crate::queue::{ConnectError, Next, Parts, Queue, Stop, Terms};
+use crate::queue::{ConnectError, Next, Stop};
+
+/// What a thread serves.
+pub(crate) trait Serve: Sized {
+    /// What it has from the worker's start on.
+    type Parts;
+    /// What a connection brings.
+    type Terms;
+
+    /// Connects; says how many slots a dead predecessor had taken and not answered.
+    fn connect(parts: Self::Parts, terms: &Self::Terms) -> Result<(Self, u32), ConnectError>;
+    /// This frontend has no use for it.
+    fn unused(parts: Self::Parts);
+    /// All there is to do now.
+    fn turn(&mut self) -> Result<Next, Stop>;
+    /// Waits for something to do.
+    fn wait(&mut self, limit: Option<Duration>) -> Result<(), Stop>;
+    /// Lets go of the frontend: unmaps, unbinds. `in_order` says that nobody has to take over.
+    fn leave(self, in_order: bool);
+}
 
 /// What the control thread wants.
 #[derive(Debug)]
-pub(crate) enum Command {
+pub(crate) enum Command<T> {
     /// Serve these rings.
-    Connect(Box<Terms>),
+    Connect(Box<T>),
     /// Settings changed: look again.
     Look,
     /// Let go; in order if the flag is set, so that nobody takes over.
@@ -41,24 +62,24 @@ pub(crate) enum Report {
 
 /// The control thread's end.
 #[derive(Debug)]
-pub(crate) struct Handle {
-    pub(crate) commands: Sender<Command>,
+pub(crate) struct Handle<T> {
+    pub(crate) commands: Sender<Command<T>>,
     pub(crate) bell: Bell,
 }
 
-impl Handle {
-    pub(crate) fn command(&self, command: Command) {
+impl<T> Handle<T> {
+    pub(crate) fn command(&self, command: Command<T>) {
         // A thread that ended has said why.
         let _ = self.commands.send(command);
         self.bell.ring();
     }
 }
 
-/// The queue's end.
+/// The thread's end.
 #[derive(Debug)]
-pub(crate) struct Line {
+pub(crate) struct Line<T> {
     pub(crate) number: usize,
-    pub(crate) commands: Receiver<Command>,
+    pub(crate) commands: Receiver<Command<T>>,
     pub(crate) reports: Sender<(usize, Report)>,
     /// The control thread's.
     pub(crate) bell: Bell,
@@ -66,7 +87,7 @@ pub(crate) struct Line {
     pub(crate) span: Span,
 }
 
-impl Line {
+impl<T> Line<T> {
     fn report(&self, report: Report) {
         let _ = self.reports.send((self.number, report));
         self.bell.ring();
@@ -74,7 +95,7 @@ impl Line {
 }
 
 /// The thread's whole life.
-pub(crate) fn run<G: GrantTable, E: EventChannel>(parts: Parts<G, E>, line: &Line) {
+pub(crate) fn run<S: Serve>(parts: S::Parts, line: &Line<S::Terms>) {
     let _in_log = line.span.enter();
     if let Err(e) = sandbox::forget_paths() {
         return line.report(Report::NotReady(e.to_string()));
@@ -84,24 +105,19 @@ pub(crate) fn run<G: GrantTable, E: EventChannel>(parts: Parts<G, E>, line: &Lin
         match line.commands.recv() {
             Ok(Command::Connect(terms)) => break terms,
             Ok(Command::Look) => {}
-            // This frontend has fewer queues, or none came.
-            Ok(Command::Leave(_)) | Err(_) => {
-                if let Err(error) = parts.tap.detach() {
-                    tracing::debug!(%error, "detach");
-                }
-                return;
-            }
+            // This frontend has fewer, or none came.
+            Ok(Command::Leave(_)) | Err(_) => return S::unused(parts),
         }
     };
-    let mut queue = match Queue::connect(parts, &terms) {
-        Ok((queue, replayed)) => {
+    let mut served = match S::connect(parts, &terms) {
+        Ok((served, replayed)) => {
             line.report(Report::Connected(replayed));
-            queue
+            served
         }
         Err(ConnectError::Frontend(why)) => return line.report(Report::Failed(Fault::Frontend, why)),
         Err(ConnectError::Host(why)) => return line.report(Report::Failed(Fault::Host, why)),
     };
-    let in_order = match serve(&mut queue, line) {
+    let in_order = match serve(&mut served, line) {
         Ok(in_order) => in_order,
         Err(stop) => {
             line.report(match stop {
@@ -113,21 +129,21 @@ pub(crate) fn run<G: GrantTable, E: EventChannel>(parts: Parts<G, E>, line: &Lin
             false
         }
     };
-    queue.leave(in_order);
+    served.leave(in_order);
     line.report(Report::Stopped);
 }
 
 /// Until told to leave; says whether in order.
-fn serve<G: GrantTable, E: EventChannel>(queue: &mut Queue<G, E>, line: &Line) -> Result<bool, Stop> {
+fn serve<S: Serve>(served: &mut S, line: &Line<S::Terms>) -> Result<bool, Stop> {
     loop {
         match line.commands.try_recv() {
             Ok(Command::Leave(in_order)) => return Ok(in_order),
             Err(TryRecvError::Disconnected) => return Ok(false),
             Ok(Command::Connect(_) | Command::Look) | Err(TryRecvError::Empty) => {}
         }
-        match queue.turn()? {
+        match served.turn()? {
             Next::Again => {}
-            Next::Wait(limit) => queue.wait(limit)?,
+            Next::Wait(limit) => served.wait(limit)?,
         }
     }
 }

@@ -14,6 +14,7 @@ use worker::sandbox;
 use worker::wake::Bell;
 use xenbus::hv::Hypervisor;
 
+use crate::control;
 use crate::queue::Terms;
 use crate::shared::Shared;
 use crate::thread::{Command, Handle, Report};
@@ -29,7 +30,8 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 struct Held {
     shared: Arc<Shared>,
-    queues: Vec<Handle>,
+    queues: Vec<Handle<Terms>>,
+    control: Option<Handle<control::Terms>>,
 }
 
 /// The device.
@@ -44,11 +46,11 @@ pub struct Vif<H> {
     phase: Phase,
     held: Option<Held>,
     connection: Option<u64>,
-    /// Queues that are still connecting, and what they found.
+    /// Threads that are still connecting, and what they found.
     connecting: Option<(usize, u32)>,
     frozen: Option<String>,
     violation: Option<String>,
-    /// Queues that serve or are on their way to.
+    /// Threads that serve or are on their way to.
     running: usize,
     closing_since: Option<Instant>,
     span: Span,
@@ -119,7 +121,8 @@ where
             ToWorker::Open(_) | ToWorker::Connect(_) => {
                 self.fail(Fault::Host, "a disk is blkback's, not netback's".into());
             }
-            ToWorker::Refresh => {}
+            // Its rings are answered in order: a kill leaves nothing to be done twice.
+            ToWorker::Refresh | ToWorker::HandOver => {}
             ToWorker::Disconnect => self.close(),
         }
     }
@@ -162,8 +165,9 @@ where
             return Err((Fault::Frontend, format!("{count} queues; 1 to {most} are allowed")));
         }
         self.connection = Some(connect.connection);
-        self.connecting = Some((count, 0));
-        self.running = count;
+        let threads = count + usize::from(connect.control.is_some());
+        self.connecting = Some((threads, 0));
+        self.running = threads;
         held.shared.set(&connect.settings);
         for (handle, ring) in held.queues.iter().zip(&connect.queues) {
             handle.command(Command::Connect(Box::new(Terms {
@@ -171,6 +175,14 @@ where
                 ring: ring.clone(),
                 features: connect.features,
             })));
+        }
+        match (connect.control, &held.control) {
+            (Some(ring), Some(handle)) => handle.command(Command::Connect(Box::new(control::Terms {
+                connection: connect.connection,
+                ring,
+                nr_queues: u32::try_from(count).unwrap_or(1),
+            }))),
+            _ => held.control.take().into_iter().for_each(|handle| handle.command(Command::Leave(false))),
         }
         // Threads of queues that this frontend does not use end here, and take their queues out of the tap's.
         held.queues.drain(count..).for_each(|handle| handle.command(Command::Leave(false)));
@@ -222,12 +234,13 @@ where
             self.phase = Phase::Connected;
         }
         tracing::info!(replayed, "connected");
-        self.control.say(&FromWorker::Connected { replayed, fence_ms: 0 });
+        self.control.say(&FromWorker::Connected { replayed, fence_ms: 0, given_up: 0 });
     }
 
     fn command_all(&self, in_order: bool) {
         if let Some(held) = &self.held {
             held.queues.iter().for_each(|q| q.command(Command::Leave(in_order)));
+            held.control.iter().for_each(|c| c.command(Command::Leave(in_order)));
         }
     }
 

@@ -72,7 +72,8 @@ impl Worker {
                 }
                 self.connection = Some(connect.connection);
                 self.phase = Phase::Connected;
-                let mut answers = vec![FromWorker::Connected { replayed: 0, fence_ms: 0 }];
+                let given_up = u32::from(self.does("poisoned"));
+                let mut answers = vec![FromWorker::Connected { replayed: 0, fence_ms: 0, given_up }];
                 if self.does("violates") {
                     let reason = "req_prod is 4096: at most 32 requests fit".to_owned();
                     answers.push(FromWorker::Violation { reason });
@@ -89,10 +90,12 @@ impl Worker {
             ToWorker::ConnectVif(connect) => {
                 self.connection = Some(connect.connection);
                 self.phase = Phase::Connected;
-                vec![FromWorker::Connected { replayed: 0, fence_ms: 0 }]
+                vec![FromWorker::Connected { replayed: 0, fence_ms: 0, given_up: 0 }]
             }
             ToWorker::SetVif(_) => Vec::new(),
             ToWorker::Refresh => vec![FromWorker::Resized { capacity_sectors: self.capacity() }],
+            ToWorker::HandOver if self.does("clings") => Vec::new(),
+            ToWorker::HandOver => std::process::exit(0),
             ToWorker::Disconnect => vec![FromWorker::Disconnected],
         }
     }

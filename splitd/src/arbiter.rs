@@ -277,7 +277,7 @@ mod tests {
             standing: Standing {
                 customer: domid.into(),
                 domain: domid.into(),
-                weights: [256, weight, 256],
+                weights: [weight, 256, 256],
                 reserve_iops: 0,
             },
             page,

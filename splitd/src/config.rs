@@ -9,6 +9,7 @@ use qos::policy::glob;
 use serde::Deserialize;
 
 use crate::id::Kind;
+use crate::web::Listen;
 
 /// Everything that an operator sets.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -17,7 +18,11 @@ pub struct Config {
     /// Whose disks.
     pub serve: Serve,
     /// Whose network interfaces.
-    pub serve_vifs: ServeVifs,
+    pub serve_vifs: WhichVifs,
+    /// Whose network interfaces may send only with the MAC and IP addresses of their configuration.
+    pub guard_vifs: WhichVifs,
+    /// Whose network interfaces get nothing offloaded: complete checksums and cut TCP, both ways.
+    pub plain_vifs: WhichVifs,
     /// Offer `feature-persistent`; else all data goes by grant copy.
     pub persistent: bool,
     /// `multi-queue-max-queues`
@@ -34,6 +39,17 @@ pub struct Config {
     pub worker_uid_base: u32,
     /// When a worker that keeps dying is left dead.
     pub crash_loop: CrashLoop,
+    /// Where metrics and the status page are served; "off" for nowhere.
+    #[serde(deserialize_with = "listen")]
+    pub metrics: Option<Listen>,
+}
+
+fn listen<'de, D: serde::Deserializer<'de>>(text: D) -> Result<Option<Listen>, D::Error> {
+    let text = String::deserialize(text)?;
+    if text == "off" {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(serde::de::Error::custom)
 }
 
 /// Whose devices are served.
@@ -48,10 +64,10 @@ pub enum Serve {
     Domains(Vec<String>),
 }
 
-/// Whose network interfaces are served. Stock scripts carry no word of ours, so they are named by domain.
+/// Whose network interfaces. Stock scripts carry no word of ours, so they are named by domain.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ServeVifs {
+pub enum WhichVifs {
     /// Nobody's.
     None,
     /// All that no kernel driver is bound to.
@@ -74,7 +90,9 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             serve: Serve::Script,
-            serve_vifs: ServeVifs::None,
+            serve_vifs: WhichVifs::None,
+            guard_vifs: WhichVifs::None,
+            plain_vifs: WhichVifs::None,
             persistent: false,
             max_queues: NonZeroU16::MIN.saturating_add(3),
             max_ring_page_order: 4,
@@ -83,6 +101,7 @@ impl Default for Config {
             fence_timeout_ms: 30_000,
             worker_uid_base: 1_879_048_192,
             crash_loop: CrashLoop { deaths: 5, within_s: 60 },
+            metrics: None,
         }
     }
 }
@@ -138,8 +157,8 @@ impl Serve {
     }
 }
 
-impl ServeVifs {
-    /// Whether a guest's interfaces are ours to serve, kernel drivers apart.
+impl WhichVifs {
+    /// Whether a guest's interfaces are among them.
     #[must_use]
     pub fn includes(&self, domain_name: Option<&str>) -> bool {
         match self {
@@ -181,6 +200,7 @@ mod tests {
             ("max_ring_page_order = 5", "allowed are 0 to 4"),
             ("buffer_bytes = 17", "buffer_bytes is 17"),
             ("crash_loop = { deaths = 0, within_s = 1 }", "crash_loop.deaths"),
+            ("metrics = \"9981\"", "allowed are \"off\", ADDRESS:PORT"),
         ] {
             let error = format!("{:#}", Config::parse(text).unwrap_err());
             assert!(error.contains(part), "{text}: {error}");
@@ -205,7 +225,7 @@ mod tests {
             assert_eq!(domains.includes(Kind::Vbd, None, Some(name)), served, "{name}");
         }
         assert!(!domains.includes(Kind::Vbd, None, None));
-        assert!(ServeVifs::All.includes(None) && !ServeVifs::None.includes(Some("web-1")));
-        assert!(ServeVifs::Domains(vec!["web-*".to_owned()]).includes(Some("web-1")));
+        assert!(WhichVifs::All.includes(None) && !WhichVifs::None.includes(Some("web-1")));
+        assert!(WhichVifs::Domains(vec!["web-*".to_owned()]).includes(Some("web-1")));
     }
 }

@@ -11,9 +11,14 @@ use serde_json::Value;
 use crate::protocol::{LINE_LEN_MAX, Request, Response, VERSION, Verb};
 
 pub mod doctor;
+pub mod journal;
 pub mod policy;
+pub mod print;
+pub mod screen;
 pub mod table;
 pub mod takeover;
+pub mod top;
+pub mod trace;
 
 /// Longest wait for an answer. A script is answered after 30 s at the latest.
 const ANSWER_TIME: Duration = Duration::from_secs(35);
@@ -39,6 +44,27 @@ pub fn ask(socket: &Path, verb: Verb) -> anyhow::Result<Value> {
     }
 }
 
+/// Replaces all workers, each once its predecessor's successor serves; the first failure ends it, and what has been done is told.
+pub fn restart_all(ask: impl Fn(Verb) -> anyhow::Result<Value>) -> anyhow::Result<String> {
+    let list = ask(Verb::List)?;
+    let rows = list.get("devices").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let served: Vec<_> = rows
+        .iter()
+        .filter(|row| row.get("pid").is_some_and(|pid| !pid.is_null()))
+        .filter_map(|row| row.get("device")?.as_str())
+        .collect();
+    let mut done = String::new();
+    for (i, &device) in served.iter().enumerate() {
+        match ask(Verb::Restart { device: device.to_owned() }) {
+            Ok(result) => done.push_str(&format!("{device}: {}\n", table::word(result.get("done")))),
+            Err(trouble) => {
+                bail!("{done}{trouble}\n{} of {} were not tried any more", served.len() - i - 1, served.len())
+            }
+        }
+    }
+    Ok(done)
+}
+
 /// What a hotplug script is to write for a block device: `physical-device`, in hexadecimal; `None` for a regular file.
 #[must_use]
 pub fn physical_device(identity: &str) -> Option<String> {
@@ -51,6 +77,33 @@ pub fn physical_device(identity: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A rolling restart goes device by device, leaves out what has no worker, and ends at the first failure.
+    #[test]
+    fn restarts_end_at_the_first_failure() {
+        let asked = std::cell::RefCell::new(Vec::new());
+        let bad = std::cell::Cell::new("none");
+        let ask = |verb| match verb {
+            Verb::Restart { device } => {
+                asked.borrow_mut().push(device.clone());
+                if device == bad.get() {
+                    bail!("{device}: no")
+                }
+                Ok(serde_json::json!({ "done": "well" }))
+            }
+            _ => Ok(serde_json::json!({ "devices": [
+                { "device": "vbd/1/xvda", "pid": 7 }, { "device": "vbd/2/xvda", "pid": null },
+                { "device": "vbd/3/xvda", "pid": 8 }, { "device": "vif/3/0", "pid": 9 },
+            ] })),
+        };
+        assert_eq!(restart_all(ask).unwrap(), "vbd/1/xvda: well\nvbd/3/xvda: well\nvif/3/0: well\n");
+
+        asked.borrow_mut().clear();
+        bad.set("vbd/3/xvda");
+        let text = restart_all(ask).unwrap_err().to_string();
+        assert_eq!(text, "vbd/1/xvda: well\nvbd/3/xvda: no\n1 of 3 were not tried any more");
+        assert_eq!(*asked.borrow(), ["vbd/1/xvda", "vbd/3/xvda"]);
+    }
 
     /// Xen's `block-common.sh` writes both numbers in hexadecimal; its sharing check compares the text.
     #[test]

@@ -16,7 +16,7 @@ use worker::message::Opened;
 use xenbus::DomId;
 use xenbus::store::{Address, Changed, Error, Paths, Store};
 
-use crate::config::{Config, ServeVifs};
+use crate::config::{Config, WhichVifs};
 use crate::control::{self, Answers};
 use crate::device::{Answer, Command, Device, Host, Mailbox};
 use crate::id::{self, DeviceId, Kind};
@@ -27,6 +27,7 @@ use crate::protocol::Verb;
 use crate::report::Row;
 use crate::select;
 use crate::tap::Links;
+use crate::web;
 
 /// Between attempts to reach a store that is not up yet.
 const STORE_RETRY: Duration = Duration::from_millis(500);
@@ -43,6 +44,9 @@ const BUS_WAITS: [Duration; 4] =
 
 /// How often it is looked whether something set for a while is over.
 const EXPIRY: Duration = Duration::from_secs(1);
+
+/// A worker hands over within 5 s or is killed; the rest is its successor's fence. Less than `splitctl` waits.
+const RESTART_TIME: Duration = Duration::from_secs(30);
 
 /// Other commands.
 const COMMAND_TIME: Duration = Duration::from_secs(10);
@@ -62,6 +66,8 @@ pub struct Options {
     pub netback: PathBuf,
     /// `/sys`
     pub sys_dir: PathBuf,
+    /// `/dev/shm`
+    pub shm_dir: PathBuf,
 }
 
 struct Daemon {
@@ -109,6 +115,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     daemon.scan().await;
     let listener = control::listen(&options.run_dir.join("splitd.sock"))?;
     tokio::task::spawn_local(control::serve(listener, Rc::clone(&daemon)));
+    tokio::task::spawn_local(crate::xenstat::publish(Rc::clone(&daemon.host), options.shm_dir));
+    if let Some(listen) = daemon.host.config.metrics.clone() {
+        tokio::task::spawn_local(web::serve(listen, Rc::clone(&daemon)));
+    }
     let bus = Rc::clone(&daemon);
     tokio::task::spawn_local(async move { bus.share_bus().await });
     daemon.bus_changed.notify_one();
@@ -317,7 +327,7 @@ impl Daemon {
         if Kind::ALL.iter().all(|known| known.backend_name() != kind) {
             return true;
         }
-        if kind == Kind::Vif.backend_name() && self.host.config.serve_vifs == ServeVifs::None {
+        if kind == Kind::Vif.backend_name() && self.host.config.serve_vifs == WhichVifs::None {
             return true;
         }
         let reports = self.host.reports.borrow();
@@ -370,6 +380,17 @@ impl Daemon {
         }
     }
 
+    /// Something that ends when a worker has ended or another serves.
+    async fn have_done(
+        &self,
+        device: &str,
+        command: impl FnOnce(Answer<String>) -> Command,
+    ) -> Result<Value, String> {
+        let (_, mailbox) = self.find(device)?;
+        let done = self.ask(&mailbox, RESTART_TIME, command).await?;
+        Ok(json!({ "done": done }))
+    }
+
     /// The mailbox of a script's device, which may be a moment older than our knowledge of it.
     async fn script_device(self: &Rc<Self>, path: &str) -> Result<Mailbox, String> {
         let id = DeviceId::split_xenbus_path(path, self.host.backend)
@@ -391,33 +412,28 @@ impl Daemon {
             .await
             .map_err(|_| format!("{id}: no such device in xenstore"))
     }
+}
 
-    async fn restart(&self, device: Option<String>) -> Result<Value, String> {
-        let chosen = match device {
-            Some(text) => vec![self.find(&text)?],
-            None => {
-                let served: Vec<_> =
-                    self.rows().iter().filter(|row| row.pid.is_some()).filter_map(Row::id).collect();
-                let devices = self.devices.borrow();
-                served.into_iter().filter_map(|id| Some((id, devices.get(&id)?.clone()))).collect()
-            }
-        };
-        let mut done = Vec::new();
-        for (id, mailbox) in chosen {
-            let text = self.ask(&mailbox, COMMAND_TIME, Command::Restart).await?;
-            done.push(json!({"device": id.to_string(), "done": text}));
-        }
-        Ok(json!({ "restarted": done }))
+fn about() -> Value {
+    json!({ "pid": std::process::id(), "version": env!("CARGO_PKG_VERSION") })
+}
+
+impl web::Shows for Rc<Daemon> {
+    fn metrics(&self) -> String {
+        crate::series::page(&self.host.run_dir, &self.rows())
+    }
+
+    fn status(&self) -> Value {
+        let rows = self.rows();
+        let figures = crate::stats::all(&self.host.run_dir, &rows, None);
+        json!({ "version": 1, "splitd": about(), "devices": rows, "figures": figures["devices"] })
     }
 }
 
 impl Answers for Rc<Daemon> {
     async fn answer(&self, verb: Verb) -> Result<Value, String> {
         match verb {
-            Verb::List => {
-                let splitd = json!({ "pid": std::process::id(), "version": env!("CARGO_PKG_VERSION") });
-                Ok(json!({ "splitd": splitd, "devices": self.rows() }))
-            }
+            Verb::List => Ok(json!({ "splitd": about(), "devices": self.rows() })),
             Verb::Show { device } => {
                 let id = select::device(&device, &self.rows())?;
                 let reports = self.host.reports.borrow();
@@ -434,7 +450,9 @@ impl Answers for Rc<Daemon> {
                 let done = self.ask(&mailbox, COMMAND_TIME, Command::Resize).await?;
                 Ok(json!({ "done": done }))
             }
-            Verb::Restart { device } => self.restart(device).await,
+            Verb::Restart { device } => self.have_done(&device, Command::Restart).await,
+            Verb::Pause { device } => self.have_done(&device, Command::Pause).await,
+            Verb::Resume { device } => self.have_done(&device, Command::Resume).await,
             Verb::PolicyReload => self.reload(),
             Verb::PolicyExplain { domain } => self.host.limits.explain(domain.as_deref()),
             Verb::Qos { domain, change } => {

@@ -34,6 +34,8 @@ mod adoption;
 mod launching;
 mod news;
 mod ownership;
+mod pause;
+mod restart;
 mod vif;
 
 /// Longest wait for the store at one look; a store that stalls must not keep us from a dead worker.
@@ -106,6 +108,10 @@ pub enum Command {
     Resize(Answer<String>),
     /// Replace the worker; try again after giving up.
     Restart(Answer<String>),
+    /// Let go of the target and have the guest wait.
+    Pause(Answer<String>),
+    /// Go on.
+    Resume(Answer<String>),
 }
 
 pub(crate) struct Device {
@@ -135,8 +141,13 @@ pub(crate) struct Device {
     crashes: Crashes,
     /// Requests answered up to the last death.
     done_before: u64,
-    /// A restart that was asked for is no crash.
-    restarting: bool,
+    /// One that was asked for.
+    restart: Option<restart::Restart>,
+    /// The last worker ended by itself.
+    predecessor_crashed: bool,
+    pause: pause::Pause,
+    /// Of the messages that its worker speaks.
+    worker_version: u32,
     kill_at: Option<Instant>,
     retry_at: Option<Instant>,
     look_at: Option<Instant>,
@@ -171,7 +182,10 @@ impl Device {
             not_ours: None,
             decided: false,
             done_before: 0,
-            restarting: false,
+            restart: None,
+            predecessor_crashed: false,
+            pause: pause::Pause::No,
+            worker_version: 0,
             kill_at: None,
             retry_at: None,
             look_at: None,
@@ -304,36 +318,9 @@ impl Device {
                 };
                 let _ = answer.send(outcome);
             }
-            Command::Restart(answer) => {
-                let outcome = self.restart();
-                let _ = answer.send(outcome);
-            }
-        }
-    }
-
-    fn restart(&mut self) -> Result<String, String> {
-        if let Some(reason) = &self.not_ours {
-            return Err(format!("{}: not served by splitd: {reason}", self.id));
-        }
-        self.crashes.clear();
-        self.retry_at = None;
-        match (&self.link, self.worker) {
-            (Some(link), Worker::Opened | Worker::Connecting | Worker::Serving) => {
-                self.restarting = true;
-                let pid = link.pid();
-                link.kill();
-                Ok(format!("worker {pid} ended; its successor takes over"))
-            }
-            (_, Worker::GaveUp) => {
-                self.worker = Worker::Absent;
-                self.alarm = None;
-                Ok("tries again".to_owned())
-            }
-            (_, Worker::Absent) => Ok("no worker; one is started when the guest asks for it".to_owned()),
-            (
-                _,
-                Worker::Opening | Worker::Stopping | Worker::Opened | Worker::Connecting | Worker::Serving,
-            ) => Err(format!("{}: its worker is {:?}; try again", self.id, self.worker)),
+            Command::Restart(answer) => self.restart(answer),
+            Command::Pause(answer) => self.pause(answer),
+            Command::Resume(answer) => self.resume(answer),
         }
     }
 
@@ -372,8 +359,7 @@ impl Device {
             self.discard_record();
             return;
         }
-        if std::mem::take(&mut self.restarting) {
-            info!(device = %self.id, "worker ended for its restart");
+        if self.ended_for_pause(how) || self.ended_for_restart(how) {
             return;
         }
         let done = crate::stats::requests_done(&self.dir);
@@ -402,6 +388,7 @@ impl Device {
     /// Our own trouble: told loudly, never to the guest.
     fn raise(&mut self, alarm: String) {
         error!(device = %self.id, "ALARM: {alarm}");
+        self.answer_restart(Err(format!("{}: {alarm}", self.id)));
         self.alarm = Some(alarm);
     }
 
@@ -434,9 +421,11 @@ impl Device {
             record: self.record.clone(),
             tap: self.tap.as_ref().map(Tap::name),
             domain_name: self.toolstack.as_ref().and_then(|t| t.domain_name.clone()),
+            mac: self.toolstack.as_ref().and_then(|t| t.mac.clone()),
             alarm: self.alarm.clone(),
             not_ours: self.not_ours.clone(),
             restarts: self.restarts,
+            paused: self.is_paused(),
         };
         self.host.reports.borrow_mut().insert(self.id, report);
     }

@@ -141,11 +141,16 @@ fn standing(disk: &Disk, rules: &DiskRules) -> Standing {
         hasher.finish()
     };
     let domain = number(&disk.uuid);
+    let [of_customer, of_domain, of_disk] = [0, 1, 2].map(|level: usize| rules.weights[level].value);
+    // A domain without a customer stands among customers by its own weight.
+    let (customer, top) = match &rules.customer {
+        Some(name) => (number(&format!("customer {name}")), of_customer),
+        None => (domain, of_domain),
+    };
     Standing {
-        // A domain without a customer is its own.
-        customer: rules.customer.as_deref().map_or(domain, |name| number(&format!("customer {name}"))),
+        customer,
         domain,
-        weights: [0, 1, 2].map(|level: usize| rules.weights[level].value),
+        weights: [top, of_domain, of_disk],
         reserve_iops: rules.reserve_iops.as_ref().map_or(0, |told| told.value),
     }
 }

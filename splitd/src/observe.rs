@@ -142,11 +142,15 @@ pub struct Toolstack {
     pub vm_uuid: String,
     /// The guest's name.
     pub domain_name: Option<String>,
+    /// `mac` of a vif.
+    pub mac: Option<String>,
+    /// `ip` of a vif.
+    pub ip: Option<String>,
 }
 
 /// Reads what the toolstack says.
 pub async fn toolstack(store: &Store, id: DeviceId) -> Result<Toolstack, Error> {
-    let names = ["params", "mode", "discard-enable", "device-type", "removable", "script"];
+    let names = ["params", "mode", "discard-enable", "device-type", "removable", "script", "mac", "ip"];
     let ours = nodes_of(store, &id.backend_dir(), names).await?;
     let guest = nodes_of(store, home(id).trim_end_matches('/'), ["vm", "name"]).await?;
     let text = |nodes: &Nodes, name| {
@@ -166,6 +170,8 @@ pub async fn toolstack(store: &Store, id: DeviceId) -> Result<Toolstack, Error> 
         script: text(&ours, "script"),
         vm_uuid: vm_uuid(id.frontend, guest.get("vm").map(Vec::as_slice)),
         domain_name: text(&guest, "name"),
+        mac: text(&ours, "mac"),
+        ip: text(&ours, "ip"),
     })
 }
 
@@ -246,12 +252,12 @@ pub async fn vif_frontend(
     store: &Store,
     dir: &str,
     max_queues: NonZeroU16,
-) -> Result<(vif::Choices, Vec<worker::message::VifRing>), Unusable> {
+) -> Result<(vif::Choices, vif::Rings), Unusable> {
     let taken = nodes_of(store, dir, vif::CHOICE_NODES).await?;
     let choices = vif::choices(&taken, max_queues).map_err(Unusable::Bad)?;
-    let taken = nodes_of(store, dir, vif::queue_node_names(choices.queues)).await?;
-    let queues = vif::queues(&taken, choices.queues).map_err(Unusable::Bad)?;
-    Ok((choices, queues))
+    let taken = nodes_of(store, dir, vif::ring_node_names(choices.queues)).await?;
+    let rings = vif::rings(&taken, choices.queues).map_err(Unusable::Bad)?;
+    Ok((choices, rings))
 }
 
 /// Reads what a network frontend may change while it is connected.
@@ -282,6 +288,32 @@ mod tests {
         }
         assert_eq!(frontend_path(id, Some(b"\xff\xfe")), None);
         assert_eq!(frontend_path(id, None), None);
+    }
+
+    /// X13: a frontend that keeps its nodes from the backend's domain breaks the protocol, with the node's name; it is no trouble of the
+    /// store's, which would be waited out.
+    #[test]
+    fn nodes_that_are_not_readable_are_the_frontends_fault() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = xenbus::sim::SimHost::start(dir.path()).unwrap();
+        let backend = host.domain(DomId(5), "driver domain", "5", 16).unwrap();
+        host.domain(DomId(6), "guest", "6", 16).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let connect = |path: &std::path::Path| {
+                let address = xenbus::store::Address::Socket(path.to_owned());
+                async move { Store::connect(&address).await.unwrap() }
+            };
+            let dom0 = connect(&host.dir().join("xenstored.sock")).await;
+            let dir = "/local/domain/6/device/vbd/51712";
+            dom0.write(&format!("{dir}/ring-ref"), b"8").await.unwrap();
+            let store = connect(backend.store_socket()).await;
+            let offer = Offer { max_queues: NonZeroU16::MIN, max_ring_order: 0 };
+            match frontend(&store, dir, offer).await {
+                Err(Unusable::Bad(node)) => assert!(node.to_string().contains("not readable"), "{node}"),
+                other => panic!("{other:?}"),
+            }
+        });
     }
 
     /// X18, and the formats that are refused by name with the way out.

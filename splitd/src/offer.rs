@@ -34,16 +34,18 @@ pub fn before_target(config: &Config, toolstack: &Toolstack) -> Pairs {
 
 /// A network interface's, at state 2.
 #[must_use]
-pub fn vif(config: &Config) -> Pairs {
+pub fn vif(config: &Config, toolstack: Option<&Toolstack>) -> Pairs {
+    let offloads = !config.plain_vifs.includes(toolstack.and_then(|t| t.domain_name.as_deref()));
     vec![
         ("feature-sg", bit(true)),
-        ("feature-gso-tcpv4", bit(true)),
-        ("feature-gso-tcpv6", bit(true)),
-        ("feature-ipv6-csum-offload", bit(true)),
+        ("feature-gso-tcpv4", bit(offloads)),
+        ("feature-gso-tcpv6", bit(offloads)),
+        ("feature-ipv6-csum-offload", bit(offloads)),
         ("feature-rx-copy", bit(true)),
         ("feature-rx-flip", bit(false)),
         ("feature-xdp-headroom", bit(true)),
         ("feature-multicast-control", bit(true)),
+        ("feature-ctrl-ring", bit(true)),
         ("feature-split-event-channels", bit(true)),
         ("multi-queue-max-queues", config.max_queues.to_string()),
     ]
@@ -95,6 +97,8 @@ mod tests {
             script: None,
             vm_uuid: "u".to_owned(),
             domain_name: None,
+            mac: None,
+            ip: None,
         }
     }
 

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -13,6 +13,15 @@ use tokio::io::unix::AsyncFd;
 use worker::message::{LISTEN_FD, TAP_FD};
 
 use crate::record::Process;
+
+/// How a process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// For people.
+    pub how: String,
+    /// By itself and not well; not by a kill.
+    pub crashed: bool,
+}
 
 /// A worker's process, ours or one that an earlier splitd started.
 #[derive(Debug)]
@@ -80,12 +89,17 @@ impl Handle {
     }
 
     /// How it ended; to be asked once `pidfd` is readable. Takes a child of ours out of the process table.
-    pub fn ended(&self) -> String {
+    pub fn ended(&self) -> End {
+        let end = |how: String| End { how, crashed: false };
         match self.child.borrow_mut().as_mut().map(Child::try_wait) {
-            Some(Ok(Some(status))) => status.to_string(),
-            Some(Ok(None)) => "has not ended".to_owned(),
-            Some(Err(error)) => error.to_string(),
-            None => "ended".to_owned(),
+            Some(Ok(Some(status))) => {
+                let killed = matches!(status.signal(), Some(libc::SIGKILL | libc::SIGTERM));
+                End { how: status.to_string(), crashed: !status.success() && !killed }
+            }
+            Some(Ok(None)) => end("has not ended".to_owned()),
+            Some(Err(error)) => end(error.to_string()),
+            // Another splitd's child: only that one could know.
+            None => end("ended".to_owned()),
         }
     }
 }

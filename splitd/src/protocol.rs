@@ -43,10 +43,20 @@ pub enum Verb {
         /// Which.
         device: String,
     },
-    /// Replace the worker of one device or of all.
+    /// Replace the worker of a device; answered when its successor serves.
     Restart {
         /// Which.
-        device: Option<String>,
+        device: String,
+    },
+    /// Have a disk's guest wait, and let go of its target.
+    Pause {
+        /// Which.
+        device: String,
+    },
+    /// Go on with it.
+    Resume {
+        /// Which.
+        device: String,
     },
     /// Take the policy file anew.
     PolicyReload,
@@ -111,7 +121,10 @@ mod tests {
                 r#"{"version":1,"verb":"show","device":"vbd/5/xvda"}"#,
                 Verb::Show { device: "vbd/5/xvda".to_owned() },
             ),
-            (r#"{"version":1,"verb":"restart","device":null}"#, Verb::Restart { device: None }),
+            (
+                r#"{"version":1,"verb":"restart","device":"vif/5/0"}"#,
+                Verb::Restart { device: "vif/5/0".to_owned() },
+            ),
             (
                 r#"{"version":1,"verb":"hotplug_add","path":"backend/vbd/5/51712"}"#,
                 Verb::HotplugAdd { path: "backend/vbd/5/51712".to_owned() },

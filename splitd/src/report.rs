@@ -19,9 +19,11 @@ pub struct Report {
     pub(crate) record: Option<Record>,
     pub(crate) tap: Option<String>,
     pub(crate) domain_name: Option<String>,
+    pub(crate) mac: Option<String>,
     pub(crate) alarm: Option<String>,
     pub(crate) not_ours: Option<String>,
     pub(crate) restarts: u64,
+    pub(crate) paused: bool,
 }
 
 /// One device as JSON.
@@ -47,7 +49,7 @@ pub struct Row {
     pub frontend_state: Option<u8>,
     /// The toolstack wants it to stay.
     pub online: bool,
-    /// `absent`, `opening`, `opened`, `connecting`, `serving`, `stopping`, `gave-up`
+    /// `absent`, `opening`, `opened`, `connecting`, `serving`, `stopping`, `gave-up`, `paused`
     pub worker: String,
     /// Its process.
     pub pid: Option<u32>,
@@ -67,6 +69,10 @@ pub struct Row {
     pub event_channel: Option<u32>,
     /// Of the first queue's first page.
     pub ring_ref: Option<u32>,
+    /// Of a network interface's first queue, to the guest.
+    pub rx_ring_ref: Option<u32>,
+    /// Of a network interface.
+    pub mac: Option<String>,
     /// The backend directory.
     pub backend_path: String,
     /// Workers that took over from a dead one.
@@ -85,15 +91,20 @@ impl Report {
         let opened = self.record.as_ref().and_then(|record| record.opened.as_ref());
         let connection = self.record.as_ref().and_then(|record| record.connect.as_ref());
         let transfer = connection.and_then(Connection::disk).map(|c| format!("{:?}", c.mode).to_lowercase());
-        let (queues, event_channel, ring_ref) = match connection {
-            None => (0, None, None),
+        let (queues, event_channel, ring_ref, rx_ring_ref) = match connection {
+            None => (0, None, None, None),
             Some(Connection::Disk(c)) => {
                 let first = c.queues.first();
-                (c.queues.len(), first.map(|q| q.port), first.and_then(|q| q.ring_refs.first().copied()))
+                (
+                    c.queues.len(),
+                    first.map(|q| q.port),
+                    first.and_then(|q| q.ring_refs.first().copied()),
+                    None,
+                )
             }
             Some(Connection::Vif(c)) => {
                 let first = c.queues.first();
-                (c.queues.len(), first.map(|q| q.tx_port), first.map(|q| q.tx_ref))
+                (c.queues.len(), first.map(|q| q.tx_port), first.map(|q| q.tx_ref), first.map(|q| q.rx_ref))
             }
         };
         let vdev = match self.id.kind {
@@ -111,7 +122,7 @@ impl Report {
             state: self.state.map(State::number),
             frontend_state: self.frontend.map(State::number),
             online: self.online,
-            worker: worker_word(self.worker).to_owned(),
+            worker: if self.paused { "paused" } else { worker_word(self.worker) }.to_owned(),
             pid: self.pid,
             target: open.map(|open| open.target.display().to_string()).or_else(|| self.tap.clone()),
             identity: opened.map(|opened| opened.identity.clone()),
@@ -121,6 +132,8 @@ impl Report {
             queues,
             event_channel,
             ring_ref,
+            rx_ring_ref,
+            mac: self.mac.clone(),
             backend_path: self.id.backend_dir(),
             restarts: self.restarts,
             alarm: self.alarm.clone(),

@@ -1,6 +1,7 @@
 //! Counters of devices as JSON, read from the files that their workers write: sums over all queues, quantiles of each
 //! distribution, and the queues one by one. Knows nothing of what is counted.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -48,27 +49,65 @@ fn device(run_dir: &Path, id: DeviceId, row: &Row) -> Value {
     Value::Object(figures)
 }
 
-fn add_sums(figures: &mut Map<String, Value>, snapshot: &Snapshot) {
-    let Some(first) = snapshot.queues.first() else { return };
-    for name in first.counters.keys() {
-        figures.insert(name.clone(), json!(snapshot.total(name)));
-    }
-    for name in first.histograms.keys() {
-        let mut buckets = [0_u64; counters::BUCKETS];
+/// All queues of a device taken together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Sums and gauges by name.
+    pub counters: BTreeMap<String, u64>,
+    /// By name; see [`counters::QueueSnapshot`].
+    pub histograms: BTreeMap<String, Vec<u64>>,
+}
+
+impl Totals {
+    /// Of a snapshot.
+    #[must_use]
+    pub fn of(snapshot: &Snapshot) -> Self {
+        let mut totals = Self::default();
         for queue in &snapshot.queues {
-            let counted = queue.histograms.get(name).map(Vec::as_slice).unwrap_or_default();
-            buckets.iter_mut().zip(counted).for_each(|(sum, n)| *sum = sum.wrapping_add(*n));
-        }
-        for (quantile, percent) in [("p50", 50), ("p99", 99)] {
-            if let Some(at_most) = quantile_at_most(&buckets, percent) {
-                figures.insert(format!("{name}_{quantile}"), json!(at_most));
+            for (name, n) in &queue.counters {
+                let sum = totals.counters.entry(name.clone()).or_default();
+                *sum = sum.wrapping_add(*n);
             }
+            for (name, counted) in &queue.histograms {
+                let buckets = totals.histograms.entry(name.clone());
+                let buckets = buckets.or_insert_with(|| vec![0; counters::BUCKETS]);
+                buckets.iter_mut().zip(counted).for_each(|(sum, n)| *sum = sum.wrapping_add(*n));
+            }
+        }
+        totals
+    }
+
+    /// What stands in a device's counters file; `None` if it has none.
+    pub fn read(run_dir: &Path, id: DeviceId) -> std::io::Result<Option<Self>> {
+        match counters::read(&run_dir.join(id::dir_name(&id)).join("counters")) {
+            Ok(snapshot) => Ok(Some(Self::of(&snapshot))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
     }
 }
 
-/// The end of the bucket in which the quantile lies; `None` if nothing was counted.
-fn quantile_at_most(buckets: &[u64], percent: u128) -> Option<u64> {
+fn add_sums(figures: &mut Map<String, Value>, snapshot: &Snapshot) {
+    let totals = Totals::of(snapshot);
+    for (name, buckets) in &totals.histograms {
+        for (quantile, percent) in [("p50", 50), ("p99", 99)] {
+            if let Some(at_most) = quantile_at_most(buckets, percent) {
+                figures.insert(format!("{name}_{quantile}"), json!(at_most));
+            }
+        }
+    }
+    figures.extend(totals.counters.into_iter().map(|(name, n)| (name, json!(n))));
+    let without_zeros = |buckets: &[u64]| {
+        let used = buckets.iter().rposition(|n| *n > 0).map_or(0, |at| at + 1);
+        json!(buckets.get(..used))
+    };
+    let histograms: Map<_, _> =
+        totals.histograms.iter().map(|(name, buckets)| (name.clone(), without_zeros(buckets))).collect();
+    figures.insert("histograms".to_owned(), json!(histograms));
+}
+
+/// The last value of the bucket in which the quantile lies; `None` if nothing was counted.
+pub(crate) fn quantile_at_most(buckets: &[u64], percent: u128) -> Option<u64> {
     let total: u128 = buckets.iter().map(|n| u128::from(*n)).sum();
     let mut seen = 0;
     let bucket = buckets.iter().position(|n| {

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use worker::message::{FromWorker, ToWorker, VERSION};
 
-use crate::process::Handle;
+use crate::process::{End, Handle};
 
 /// Longest line that is read.
 const LINE_LEN_MAX: u64 = 64 << 10;
@@ -33,7 +33,7 @@ pub enum News {
     /// It broke the messages' rules or closed its socket, and was killed for it; [`News::Ended`] follows.
     Broke(String),
     /// Its process is gone; nothing follows.
-    Ended(String),
+    Ended(End),
 }
 
 /// One worker. Dropping it leaves the process alone.
@@ -132,8 +132,8 @@ impl Listener {
                 }
             }
         }
-        let how = self.handle.ended();
-        self.tell(News::Ended(how)).await;
+        let end = self.handle.ended();
+        self.tell(News::Ended(end)).await;
     }
 
     /// The socket is of no more use: the process is given a moment to end, and is killed if it does not.

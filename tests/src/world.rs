@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -89,29 +89,59 @@ pub struct World {
     pub tools: Toolstack,
     /// What vifs are connected to.
     pub wire: Wire,
+    /// They are taps of the kernel's instead.
+    pub has_taps: bool,
     images: TempDir,
     dir: TempDir,
 }
 
 impl World {
-    /// A host whose splitd has this configuration. Workers run as the user who runs this.
+    /// A host whose splitd has this configuration; its vifs are wires. Workers run as the user who runs this.
     pub fn start(config: &str) -> io::Result<Self> {
         Self::start_with(config, Programs::build()?, &[])
     }
 
+    /// A host whose vifs are taps of the kernel's, in the network namespace that this runs in.
+    pub fn start_on_taps(config: &str, programs: Programs) -> io::Result<Self> {
+        Self::launch(config, programs, &[], true)
+    }
+
     /// The same with other programs, and with more in splitd's environment, which its workers inherit.
     pub fn start_with(config: &str, programs: Programs, environment: &[(&str, &str)]) -> io::Result<Self> {
+        Self::launch(config, programs, environment, false)
+    }
+
+    fn launch(
+        config: &str,
+        programs: Programs,
+        environment: &[(&str, &str)],
+        has_taps: bool,
+    ) -> io::Result<Self> {
         let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let dir = TempDir::with_prefix("splitd-sim-")?;
         // Beside the programs: there is a file system with O_DIRECT, where /tmp may be a tmpfs.
         let images = TempDir::with_prefix_in("images-", &programs.dir)?;
         let host = SimHost::start(dir.path())?;
         let wire = Wire::start(&host)?;
+        if has_taps {
+            // splitd makes wires where there is something to connect them to.
+            std::fs::remove_file(dir.path().join("wire.sock"))?;
+        }
         let path = dir.path().join("splitd.toml");
         std::fs::write(&path, format!("worker_uid_base = 0\n{config}\n"))?;
         let tools = Toolstack::connect(&host).map_err(io::Error::other)?;
-        let mut world =
-            Self { programs, config: path, environment, splitd: None, host, tools, wire, images, dir };
+        let mut world = Self {
+            programs,
+            config: path,
+            environment,
+            splitd: None,
+            host,
+            tools,
+            wire,
+            has_taps,
+            images,
+            dir,
+        };
         world.start_splitd()?;
         Ok(world)
     }
@@ -155,6 +185,8 @@ impl World {
             .arg(&self.programs.netback)
             .arg("--sys")
             .arg(self.dir.path().join("sys"))
+            .arg("--shm")
+            .arg(self.dir.path())
             .envs(self.environment.iter().map(|(k, v)| (k, v)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -178,10 +210,21 @@ impl World {
         ctl::ask(&self.run_dir().join("splitd.sock"), verb).map_err(io::Error::other)
     }
 
+    /// The command.
+    #[must_use]
+    pub fn splitctl_program(&self) -> &Path {
+        &self.programs.splitctl
+    }
+
+    /// Runs splitctl to its end.
+    pub fn run_splitctl(&self, arguments: &[&str]) -> io::Result<Output> {
+        let mut command = Command::new(&self.programs.splitctl);
+        command.arg("--run-dir").arg(self.run_dir()).args(arguments).stdin(Stdio::null()).output()
+    }
+
     /// What splitctl says.
     pub fn splitctl(&self, arguments: &[&str]) -> io::Result<String> {
-        let mut command = Command::new(&self.programs.splitctl);
-        let output = command.arg("--run-dir").arg(self.run_dir()).args(arguments).output()?;
+        let output = self.run_splitctl(arguments)?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         if output.status.success() { Ok(text) } else { Err(io::Error::other(format!("{output:?}"))) }
     }

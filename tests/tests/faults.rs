@@ -73,6 +73,28 @@ fn an_unforeseen_failure_freezes_and_is_an_alarm() {
     w.until("nothing held", |_| guest.held() == Held::default()).unwrap();
 }
 
+/// R13, R14: a guest that switches its grant table to and fro, or whose pages are paged out, makes copies end with any status there
+/// is. Such a request has an error, at once; no byte is wrong, no request is lost, and the disk serves on.
+#[test]
+fn any_status_of_a_copy_is_that_requests_error_alone() {
+    let mut w = faulty("persistent = false", "copy-every=41");
+    let guest = w.guest(5).unwrap();
+    let image = w.image("a.img", SECTORS).unwrap();
+    let disk = w.disk(0, &image);
+    w.attach(&guest, &disk).unwrap();
+    let mut front = Frontend::connect(&guest, disk.devid, Options::default()).unwrap();
+
+    let report = front.run(&Load { operations: Some(1000), ..Load::default() }).unwrap();
+
+    assert!(report.io_errors > 16, "each status came up: {report:?}");
+    assert_eq!((report.verify_errors, report.unanswered), (0, 0), "{report:?}");
+    assert!(report.faults.is_none() && report.done + report.io_errors == 1000, "{report:?}");
+    let row = w.show(DEVICE).unwrap();
+    assert_eq!((row.restarts, row.alarm), (0, None), "{}", w.log());
+    front.close().unwrap();
+    assert_eq!(guest.held(), Held::default());
+}
+
 fn open_files(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }

@@ -82,6 +82,37 @@ fn a_killed_worker_is_not_noticed_with_indirect_requests() {
     kill_under_load("persistent = false", options, &load, 3);
 }
 
+/// A planned restart under full load leaves a successor nothing to do again, time after time, and the guest notices as little.
+#[test]
+fn a_planned_restart_is_drained_first() {
+    let mut w = World::start("").unwrap();
+    let guest = w.guest(5).unwrap();
+    let image = w.image("a.img", SECTORS).unwrap();
+    let disk = w.disk(0, &image);
+    w.attach(&guest, &disk).unwrap();
+    let mut front =
+        Frontend::connect(&guest, disk.devid, Options { queues: 2, ..Options::default() }).unwrap();
+    let running = front.start(&load()).unwrap();
+
+    for n in 0..kills().min(50) {
+        let (old, said) = (w.show(DEVICE).unwrap().pid, w.splitctl(&["restart", DEVICE]).unwrap());
+        let now = w.show(DEVICE).unwrap().pid;
+        assert_ne!(now, old);
+        let pid = now.unwrap_or_default();
+        assert_eq!(said, format!("{DEVICE}: worker {pid} serves, 0 requests done again\n"), "at {n}");
+        assert!(!running.is_finished(), "the load ended at restart {n}\n{}", w.log());
+    }
+
+    running.stop();
+    let report = running.finish(&mut front).unwrap();
+    assert!(report.is_clean(), "{report:?}\n{}", w.log());
+    assert!(report.done > 0, "{report:?}");
+    assert!(!w.log().contains("worker died"), "{}", w.log());
+    front.close().unwrap();
+    assert_eq!(front.oracle().check_file(&image).unwrap(), Ok(()));
+    assert_eq!(guest.held(), Held::default());
+}
+
 /// Worker and splitd killed together: the next splitd finds the journal and starts a successor.
 #[test]
 fn both_may_die_at_once() {

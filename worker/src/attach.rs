@@ -65,3 +65,60 @@ pub fn bind<E: EventChannel>(events: &mut E, name: &str, port: u32) -> Result<()
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::{AsFd, BorrowedFd};
+
+    use xenbus::hv::Pending;
+
+    use super::*;
+
+    /// An event channel device that answers binds with errors, one after the other, and then well.
+    #[derive(Debug)]
+    struct Answers(Vec<i32>, std::fs::File);
+
+    impl AsFd for Answers {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.1.as_fd()
+        }
+    }
+
+    impl EventChannel for Answers {
+        fn bind(&mut self, _remote: Port) -> io::Result<()> {
+            self.0.pop().map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+        }
+        fn notify(&self) -> io::Result<()> {
+            Err(io::ErrorKind::NotConnected.into())
+        }
+        fn pending(&mut self) -> io::Result<Pending> {
+            Ok(Pending::None)
+        }
+        fn ack(&mut self) -> io::Result<()> {
+            Err(io::ErrorKind::NotConnected.into())
+        }
+        fn unbind(&mut self) -> io::Result<()> {
+            Err(io::ErrorKind::NotConnected.into())
+        }
+    }
+
+    fn bound(errnos: &[i32]) -> Result<(), AttachError> {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        bind(&mut Answers(errnos.iter().rev().copied().collect(), file), "event-channel", 15)
+    }
+
+    /// X21: the domain is gone between the look at its nodes and the bind: said at once, and not blamed on it. A port that a dead
+    /// predecessor has not quite let go of is had a moment later.
+    #[test]
+    fn a_domain_that_is_gone_is_not_waited_for() {
+        assert!(bound(&[libc::EINVAL, libc::EINVAL]).is_ok());
+        match bound(&[libc::ESRCH, libc::ESRCH]) {
+            Err(AttachError::Host(why)) => assert!(why.contains("event-channel 15"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+        match bound(&[libc::EINVAL; 1000]) {
+            Err(AttachError::Frontend(why)) => assert!(why.contains("not for us to bind"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}

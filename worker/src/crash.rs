@@ -2,6 +2,9 @@
 //! `crash-points` they are nothing. Knows nothing of what is being tested.
 //!
 //! `SPLITD_CRASH_POINT=NAME[:COUNT]` ends the process the COUNT-th time (the first, if not said) that NAME is passed.
+//! `SPLITD_PAUSE=NAME:MS` holds the first thread that passes NAME for so long, as a scheduler could.
+//! `SPLITD_WITHOUT=fence` leaves the fence out, to show what it is for.
+//! `SPLITD_POISON_SECTOR=N` ends the process whenever a request for that sector (0 for a flush) is about to be carried out.
 //! `SPLITD_DISK_FAULT=NAME:ERRNO[:COUNT]` makes the COUNT-th operation of that name fail; errno 0 makes all of them short.
 
 /// Ends the process here if the environment says so.
@@ -32,6 +35,54 @@ pub fn passed(name: &str) {
         && at == name
         && left.fetch_sub(1, Ordering::Relaxed) == 1
     {
+        std::process::abort();
+    }
+    pause(name);
+}
+
+#[cfg(feature = "crash-points")]
+fn pause(name: &str) {
+    use std::sync::Mutex;
+    static WANTED: Mutex<Option<Option<(String, u64)>>> = Mutex::new(None);
+    let pause = WANTED.lock().ok().and_then(|mut wanted| {
+        let wanted = wanted.get_or_insert_with(|| {
+            let value = std::env::var("SPLITD_PAUSE").ok()?;
+            let (name, ms) = value.split_once(':')?;
+            Some((name.to_owned(), ms.parse().ok()?))
+        });
+        wanted.take_if(|(at, _)| at == name)
+    });
+    if let Some((_, ms)) = pause {
+        std::thread::sleep(std::time::Duration::from_millis(ms));
+    }
+}
+
+/// Whether something is left out.
+#[cfg(not(feature = "crash-points"))]
+#[inline(always)]
+#[must_use]
+pub fn without(_name: &str) -> bool {
+    false
+}
+
+/// Whether something is left out.
+#[cfg(feature = "crash-points")]
+#[must_use]
+pub fn without(name: &str) -> bool {
+    std::env::var("SPLITD_WITHOUT").is_ok_and(|what| what == name)
+}
+
+/// A request for this sector is about to be carried out.
+#[cfg(not(feature = "crash-points"))]
+#[inline(always)]
+pub fn sector(_sector: u64) {}
+
+/// A request for this sector is about to be carried out.
+#[cfg(feature = "crash-points")]
+pub fn sector(sector: u64) {
+    use std::sync::OnceLock;
+    static POISON: OnceLock<Option<u64>> = OnceLock::new();
+    if *POISON.get_or_init(|| std::env::var("SPLITD_POISON_SECTOR").ok()?.parse().ok()) == Some(sector) {
         std::process::abort();
     }
 }

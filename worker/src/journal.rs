@@ -31,6 +31,8 @@ const AT_SHAPE: usize = 24;
 const AT_REQ_CONS: usize = 64;
 const AT_RSP_PROD: usize = 68;
 const AT_RSP_INTENT: usize = 72;
+const AT_ATTEMPTS: usize = 76;
+const AT_SUSPECT: usize = 80;
 const AT_TERMS: usize = 128;
 const MAX_TERMS: usize = 64;
 
@@ -40,6 +42,7 @@ const ENTRY_INDEX: usize = 4;
 const ENTRY_RSP_INDEX: usize = 8;
 const ENTRY_STATUS: usize = 12;
 const ENTRY_EXTRA_LEN: usize = 16;
+const ENTRY_DEATHS: usize = 20;
 
 const FREE: u32 = 0;
 const TAKEN: u32 = 1;
@@ -125,7 +128,7 @@ impl Journal {
         for i in 0..shape.nr_entries {
             file.u32_at(HEADER_LEN + i * shape.entry_len() + ENTRY_STATE).store(FREE, Relaxed);
         }
-        for at in [AT_REQ_CONS, AT_RSP_PROD, AT_RSP_INTENT] {
+        for at in [AT_REQ_CONS, AT_RSP_PROD, AT_RSP_INTENT, AT_ATTEMPTS, AT_SUSPECT] {
             file.u32_at(at).store(0, Relaxed);
         }
         for (i, word) in shape.words().into_iter().enumerate() {
@@ -173,6 +176,41 @@ impl Journal {
         Ok(plan)
     }
 
+    /// The last worker crashed over what `plan` has: what it was doing alone when it did is guilty of it.
+    pub fn note_crash(&self, plan: &Plan) {
+        let word = |at| self.file.u32_at(at);
+        let attempts = if plan.replay.is_empty() { 0 } else { self.attempts().saturating_add(1) };
+        let suspect = (word(AT_SUSPECT).load(Acquire) as usize).checked_sub(1);
+        if let Some(&entry) = plan.replay.iter().find(|entry| Some(**entry) == suspect) {
+            word(self.at(entry) + ENTRY_DEATHS).store(self.deaths(entry).saturating_add(1), Relaxed);
+        }
+        word(AT_SUSPECT).store(0, Release);
+        word(AT_ATTEMPTS).store(attempts, Release);
+    }
+
+    /// How many workers in a row have crashed over what stands here.
+    #[must_use]
+    pub fn attempts(&self) -> u32 {
+        self.file.u32_at(AT_ATTEMPTS).load(Acquire)
+    }
+
+    /// How many workers have crashed while they did this entry and nothing else.
+    #[must_use]
+    pub fn deaths(&self, entry: usize) -> u32 {
+        self.file.u32_at(self.at(entry) + ENTRY_DEATHS).load(Acquire)
+    }
+
+    /// From now on this entry alone is being done.
+    pub fn suspect(&self, entry: usize) {
+        self.file.u32_at(AT_SUSPECT).store(u32::try_from(entry + 1).unwrap_or(0), Release);
+    }
+
+    /// What a predecessor left is answered, or nobody crashed over it.
+    pub fn caught_up(&self) {
+        self.file.u32_at(AT_SUSPECT).store(0, Release);
+        self.file.u32_at(AT_ATTEMPTS).store(0, Release);
+    }
+
     fn positions(&self) -> Positions {
         let word = |at| self.file.u32_at(at).load(Acquire);
         Positions {
@@ -206,6 +244,7 @@ impl Journal {
         let at = self.at(entry);
         self.file.write(at + ENTRY_HEADER_LEN, slot);
         self.file.u32_at(at + ENTRY_EXTRA_LEN).store(0, Relaxed);
+        self.file.u32_at(at + ENTRY_DEATHS).store(0, Relaxed);
         self.file.u32_at(at + ENTRY_INDEX).store(index, Relaxed);
         // The order that matters to a successor: bytes, then the state, then the index that makes it owed.
         self.file.u32_at(at + ENTRY_STATE).store(TAKEN, Release);

@@ -9,6 +9,7 @@ pub mod counters;
 pub mod crash;
 #[allow(unsafe_code)]
 pub mod fence;
+pub mod ip_range;
 pub mod journal;
 pub mod log_limit;
 #[allow(unsafe_code)]

@@ -20,6 +20,7 @@
 //!                        ◄─────────  Resized                       whenever the size changed
 //!                        ◄─────────  Violation                     the frontend broke the protocol; the worker stopped serving
 //!                        ◄─────────  Frozen | Thawed               our own or the disk's trouble; nothing is answered meanwhile
+//!     HandOver           ─────────►  takes nothing more; ends what is in flight; exits 0, the connection to be taken over
 //!     Disconnect         ─────────►  takes nothing more; ends what is in flight; unmaps; unbinds
 //!                        ◄─────────  Disconnected                  then exits 0
 //! ```
@@ -28,8 +29,13 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::ip_range::IpRange;
+
 /// This build's version of the protocol. A peer that is one older is understood.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+
+/// The first version that knows [`ToWorker::HandOver`].
+pub const HAND_OVER_SINCE: u32 = 2;
 
 /// The descriptor on which a worker finds its listening socket.
 pub const LISTEN_FD: i32 = 3;
@@ -58,6 +64,8 @@ pub enum ToWorker {
     SetVif(VifSettings),
     /// Look at the target's size now.
     Refresh,
+    /// Finish what was taken and exit, so that a successor finds nothing to do again. Disks only.
+    HandOver,
     /// Finish what was taken, let go of the frontend, exit.
     Disconnect,
 }
@@ -178,6 +186,9 @@ pub struct Connect {
     pub mode: TransferMode,
     /// `feature-barrier` was offered (single-queue frontends only).
     pub barrier: bool,
+    /// The last worker ended by itself, which something that it left may have been the cause of; one that was killed did not.
+    #[serde(default)]
+    pub predecessor_crashed: bool,
     /// Longest to wait for a predecessor's last I/O (the fence) before freezing, in ms.
     pub fence_timeout_ms: u64,
 }
@@ -225,7 +236,10 @@ pub struct VifSettings {
     /// Frames with another source address than this are dropped and counted; `None` lets the guest choose.
     pub only_mac: Option<[u8; 6]>,
     /// Packets with another IPv4 or IPv6 source (ARP sender, too) are dropped and counted; empty lets the guest choose.
-    pub only_ips: Vec<std::net::IpAddr>,
+    pub only_ips: Vec<IpRange>,
+    /// Checksums that the guest leaves open are filled in before a frame goes to the link.
+    #[serde(default)]
+    pub finish_checksums: bool,
 }
 
 /// A credit of bytes for each window (`rate` is `bytes,usec`).
@@ -346,6 +360,9 @@ pub enum FromWorker {
         replayed: u32,
         /// How long the fence took, in ms.
         fence_ms: u64,
+        /// Requests that ended two workers each and are answered with an error instead of being done again.
+        #[serde(default)]
+        given_up: u32,
     },
     /// The last thing asked could not be done.
     Failed {

@@ -9,13 +9,16 @@ use anyhow::{Context, Result, bail};
 
 use crate::command::{output, run};
 
-/// What the lab needs, as (program that shows it is there, package).
-const LAB: [(&str, &str); 5] = [
+/// What the whole of the tests needs, the lab first of all, as (program that shows it is there, package).
+const LAB: [(&str, &str); 8] = [
     ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
     ("/usr/bin/mmdebstrap", "mmdebstrap"),
     ("/usr/bin/cpio", "cpio"),
     ("/sbin/mke2fs", "e2fsprogs"),
     ("/usr/bin/lintian", "lintian"),
+    ("/usr/bin/chromium", "chromium"),
+    ("/usr/bin/mandoc", "mandoc"),
+    ("/usr/bin/systemd-analyze", "systemd"),
 ];
 
 /// Those of the lab's packages that this machine lacks.

@@ -43,14 +43,26 @@ enum What {
         #[arg(long)]
         json: Option<PathBuf>,
     },
-    /// splitd beside kernel netback on emulated Xen, in one boot
+    /// Many disks on the simulated host: what each costs in memory, idle CPU, time to attach and to restart splitd
+    Scale {
+        /// Populations, growing
+        #[arg(long, value_delimiter = ',', default_values_t = [1, 10, 100, 1000])]
+        devices: Vec<u32>,
+        /// Also write the report as JSON
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+    /// A guest's network beside a copier from tap to tap, or with --lab beside kernel netback on real Xen
     Net {
+        /// On emulated Xen, in one boot
+        #[arg(long)]
+        lab: bool,
         /// Alternating pairs
         #[arg(long, default_value_t = 8)]
         pairs: u32,
-        /// Length of each measurement
-        #[arg(long, default_value_t = 5)]
-        seconds: u32,
+        /// Length of each measurement; 1 if left out, 5 in the lab
+        #[arg(long)]
+        seconds: Option<u32>,
         /// Only cases whose name contains this
         #[arg(long, default_value = "")]
         only: String,
@@ -61,19 +73,34 @@ enum What {
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
-    command::run(command::cargo().args(["build", "--release", "--quiet", "-p", "bench", "-p", "blkback"]))?;
+    let programs = ["bench", "blkback", "netback", "splitd"].map(|name| ["-p", name]);
+    command::run(command::cargo().args(["build", "--release", "--quiet"]).args(programs.as_flattened()))?;
     let release = command::target().join("release");
     let mut bench = Command::new(release.join("bench"));
     let (lab, pairs, operations, only, json) = match args.what {
         What::Block { lab, pairs, operations, only, json } => (lab, pairs, operations, only, json),
         What::Qos { json } => {
             bench.arg("qos");
+            bench.args(json.iter().flat_map(|path| [Path::new("--json"), path]));
+            return command::run(&mut bench);
+        }
+        What::Scale { devices, json } => {
+            let devices: Vec<_> = devices.iter().map(u32::to_string).collect();
+            bench.args(["scale", "--devices", &devices.join(",")]);
+            bench.args(json.iter().flat_map(|path| [Path::new("--json"), path]));
+            return command::run(&mut bench);
+        }
+        What::Net { lab: false, pairs, seconds, only, json } => {
+            bench.arg("net").arg("--programs").arg(&release).args(["--pairs", &pairs.to_string()]);
+            let milliseconds = seconds.unwrap_or(1) * 1000;
+            bench.args(["--milliseconds", &milliseconds.to_string(), "--only", &only]);
             if let Some(json) = json {
                 bench.arg("--json").arg(json);
             }
             return command::run(&mut bench);
         }
-        What::Net { pairs, seconds, only, json } => {
+        What::Net { lab: true, pairs, seconds, only, json } => {
+            let seconds = seconds.unwrap_or(5);
             let env = format!("LAB_ROUNDS={pairs} LAB_SECONDS={seconds} LAB_ONLY='{only}'\n");
             let rows = lab::bench(Xen::V4_17, "bench_net", &env)?;
             return report(bench.args(["rows", "--kind", "net", "--place", "lab"]), &rows, json.as_deref());
@@ -115,6 +142,8 @@ pub(crate) fn demo(json: bool) -> Result<()> {
         "splitd",
         "-p",
         "blkback",
+        "-p",
+        "netback",
         "-p",
         "splitd-tests",
         "--bins",

@@ -19,10 +19,19 @@ const PROGRAMS: [(&str, &str); 4] = [
 ];
 
 /// (file in the tree, where it is installed, its mode).
-const FILES: [(&str, &str, u32); 3] = [
+const FILES: [(&str, &str, u32); 5] = [
     ("dist/splitd.toml", "etc/splitd/splitd.toml", 0o644),
     ("dist/block-splitd", "etc/xen/scripts/block-splitd", 0o755),
     ("dist/splitd.service", "usr/lib/systemd/system/splitd.service", 0o644),
+    ("dist/prometheus/splitd.rules.yml", "usr/share/splitd/splitd.rules.yml", 0o644),
+    ("dist/grafana/splitd.json", "usr/share/splitd/grafana-splitd.json", 0o644),
+];
+
+/// (shell, where it looks for completions).
+const COMPLETIONS: [(&str, &str); 3] = [
+    ("bash", "usr/share/bash-completion/completions/splitctl"),
+    ("zsh", "usr/share/zsh/vendor-completions/_splitctl"),
+    ("fish", "usr/share/fish/vendor_completions.d/splitctl.fish"),
 ];
 
 /// (manual page in the tree, its section); installed compressed.
@@ -67,6 +76,14 @@ fn package(version: &str) -> Result<PathBuf> {
     }
     for (from, to, mode) in FILES {
         install(&root.join(from), &tree.join(to), mode)?;
+    }
+    for (shell, to) in COMPLETIONS {
+        let splitctl = command::target().join("release/splitctl");
+        let script = command::output(Command::new(splitctl).args(["completions", shell]))?;
+        let to = tree.join(to);
+        fs::create_dir_all(to.parent().context("completions without a directory")?)?;
+        fs::write(&to, script)?;
+        fs::set_permissions(&to, fs::Permissions::from_mode(0o644))?;
     }
     directory_of(&root.join("bench/fio"), &tree.join("usr/share/splitd/fio"))?;
     documents(&root, &tree, version)?;

@@ -58,14 +58,16 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
 
     fn release(&mut self, id: SlotId) {
         let slot: Slot = *self.slot(id);
-        let took_ns = self.now_ns.saturating_sub(slot.taken_ns);
         let len_bytes = u64::from(slot.len_bytes);
-        self.figures.answered(slot.work, len_bytes, took_ns);
+        self.figures.answered(slot.work, len_bytes, slot.stages, self.now_ns);
         if slot.order == Order::Barrier {
             self.barriers -= 1;
             self.barrier = None;
         }
         self.active -= 1;
         self.free_slots.push(id);
+        if slot.replayed {
+            self.replay_answered();
+        }
     }
 }

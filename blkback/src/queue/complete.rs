@@ -61,6 +61,8 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
 
     fn chunk_ended(&mut self, id: ChunkId, result: i32) -> Result<(), Stop> {
         let result = crash::disk_fault("data", result);
+        let slot = self.chunk(id).slot;
+        self.slot(slot).stages.ended_ns = self.now_ns;
         let block_mask = self.block_len - 1;
         match u32::try_from(result) {
             // The file ends here: it shrank since the request was checked.
@@ -164,6 +166,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     fn flush_ended(&mut self, id: SlotId, result: i32) -> Result<(), Stop> {
         let result = crash::disk_fault("flush", result);
         if result < 0 {
+            crash_point!("flush_failed");
             // Answered with an error, blkfront would report success for an empty flush and never flush again. Other queues stop
             // at once: the kernel tells an error of the file once, and their next flush would succeed.
             self.device.frozen.store(true, Ordering::Release);
@@ -171,18 +174,30 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             self.failure.get_or_insert(Stop::Host(format!("flush failed: {error}")));
             return Ok(());
         }
-        crash_point!("after_flush");
-        if self.slot(id).step == Step::FlushBefore {
-            self.slot(id).step = Step::Data;
-            self.waiting.push_front(id);
-        } else {
-            self.finish(id);
+        self.flushes.ended_well(id);
+        if self.flushes.is_awaited() {
+            self.device.ring_all();
         }
         Ok(())
     }
 
+    /// Goes on with requests whose flush is certain to have been one.
+    pub(super) fn end_flushes(&mut self) {
+        while let Some(id) = self.flushes.next_certain() {
+            crash_point!("after_flush");
+            self.slot(id).stages.ended_ns = self.now_ns;
+            if self.slot(id).step == Step::FlushBefore {
+                self.slot(id).step = Step::Data;
+                self.waiting.push_front(id);
+            } else {
+                self.finish(id);
+            }
+        }
+    }
+
     fn discard_ended(&mut self, id: SlotId, result: i32) -> Result<(), Stop> {
         let result = crash::disk_fault("discard", result);
+        self.slot(id).stages.ended_ns = self.now_ns;
         if result < 0 {
             self.warn("discard", &std::io::Error::from_raw_os_error(-result));
             self.figures.add(Counter::IoErrors, 1);

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use worker::attach::{self, AttachError};
 use worker::crash_point;
-use worker::journal::recover::{Plan, Unusable};
+use worker::journal::recover::Unusable;
 use worker::journal::{BeginError, Begun, Journal, Shape};
 use worker::log_limit::LogLimit;
 use worker::message::{Abi, QueueRing, TransferMode};
@@ -17,16 +17,18 @@ use xen_ring::{BackRing, Indices};
 use xenbus::hv::{EventChannel, GrantTable};
 use xenbus::memory::LocalMemory;
 
+use super::replay::{Left, Replay};
 use super::throttle::Throttle;
 use super::{Copies, Device, Queue, Stop};
 use crate::discard::DiscardLine;
-use crate::figures::{Counter, Figures};
+use crate::figures::Figures;
+use crate::flushes::FlushLine;
 use crate::persistent::Cache;
 use crate::pool::Pool;
 use crate::request::Limits;
 use crate::shortage::Shortage;
 use crate::slot::{Chunk, ChunkId, Slot, SlotId, Tag};
-use crate::wire::{self, MAX_DIRECT_SEGMENTS, SEGMENT_LEN, Segment, Status};
+use crate::wire::{self, MAX_DIRECT_SEGMENTS, SEGMENT_LEN, Segment};
 
 /// A chunk is 256 KiB at most: large enough for the disk, small enough to find room.
 const MAX_PAGES_PER_CHUNK: u32 = 64;
@@ -49,6 +51,7 @@ pub(crate) struct Parts<G, E> {
 pub(crate) struct Terms {
     pub(crate) frontend: u16,
     pub(crate) connection: u64,
+    pub(crate) predecessor_crashed: bool,
     pub(crate) ring: QueueRing,
     pub(crate) abi: Abi,
     pub(crate) mode: TransferMode,
@@ -112,8 +115,8 @@ pub(crate) fn journal_shape(nr_slots: u32, max_indirect_segments: u16) -> Shape 
 }
 
 impl<G: GrantTable, E: EventChannel> Queue<G, E> {
-    /// Connects and replays; says how many requests a dead predecessor left.
-    pub(crate) fn connect(parts: Parts<G, E>, terms: Terms) -> Result<(Self, u32), ConnectError> {
+    /// Connects and replays; says what a dead predecessor left.
+    pub(crate) fn connect(parts: Parts<G, E>, terms: Terms) -> Result<(Self, Left), ConnectError> {
         let Parts { device, mut grants, mut events, mut uring, bell, mut journal, figures, discards } = parts;
         let mapping = attach::map_ring(&mut grants, "ring-ref", &terms.ring.ring_refs)?;
         crash_point!("after_map");
@@ -144,6 +147,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         let cache = (terms.mode == TransferMode::Persistent).then(Cache::new);
         uring.give_memory(terms.memory);
         let nr_slots = nr_slots as usize;
+        let flushes = FlushLine::new(Arc::clone(&device.flushes), nr_slots);
         let mut queue = Self {
             device,
             abi: terms.abi,
@@ -178,9 +182,11 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             copy_out: Copies::with_room(nr_slots * 16),
             completions: Vec::with_capacity(256),
             discards,
+            flushes,
             barriers: 0,
             barrier: None,
             active: 0,
+            replay: Replay::default(),
             failure: None,
             event: false,
             event_held: false,
@@ -197,55 +203,10 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         };
         queue.arm(Tag::Event)?;
         queue.arm(Tag::Bell)?;
-        let replayed = plan.map_or(Ok(0), |plan| queue.replay(&plan))?;
+        let left = plan.map_or(Ok(Left::default()), |plan| queue.replay(&plan, terms.predecessor_crashed))?;
         // A predecessor may have died between publishing and notifying.
         queue.notify()?;
-        Ok((queue, replayed))
-    }
-
-    /// Gives the answers that were owed, then does again what was not finished, in the ring's order.
-    fn replay(&mut self, plan: &Plan) -> Result<u32, Stop> {
-        use std::sync::atomic::Ordering;
-        self.limits.capacity_sectors = self.device.capacity_sectors.load(Ordering::Relaxed);
-        let owed = |id: &SlotId| {
-            let entry = usize::from(*id);
-            plan.replay.contains(&entry) || plan.answer.iter().any(|&(e, _)| e == entry)
-        };
-        let replay: Vec<SlotId> = plan.replay.iter().filter_map(|&e| SlotId::try_from(e).ok()).collect();
-        self.free_slots.retain(|id| !owed(id));
-        for &(entry, status) in &plan.answer {
-            let Ok(id) = SlotId::try_from(entry) else { continue };
-            let bytes = self.kept_slot(id);
-            let header = wire::header(self.abi, &bytes);
-            *self.slot(id) = Slot {
-                id: header.id,
-                operation: wire::echoed_operation(header),
-                status: Status::from_code(status),
-                ..Slot::EMPTY
-            };
-            self.active += 1;
-            self.finished.push(id);
-        }
-        // Staged again at the very indices they hold, as nothing was answered before them.
-        self.answer()?;
-        crash_point!("after_owed_answers");
-        let mut table = vec![0; self.table_len];
-        for &id in &replay {
-            let bytes = self.kept_slot(id);
-            let kept = self.journal.extra(usize::from(id), &mut table);
-            let table = table.get(..kept).filter(|t| !t.is_empty());
-            self.parse(id, &bytes, table);
-        }
-        self.fetch_tables()?;
-        let replayed = u32::try_from(replay.len()).unwrap_or(u32::MAX);
-        self.figures.add(Counter::Replayed, u64::from(replayed));
-        Ok(replayed)
-    }
-
-    fn kept_slot(&self, id: SlotId) -> wire::Slot {
-        let mut bytes: wire::Slot = [0; wire::MAX_SLOT_LEN];
-        self.journal.slot(usize::from(id), &mut bytes[..wire::slot_len(self.abi)]);
-        bytes
+        Ok((queue, left))
     }
 }
 

@@ -1,8 +1,8 @@
 //! From the in-flight table to the disk: in order, as far as buffers go. A request is one chunk or several; each has a buffer of
 //! its own and is one disk operation. Knows nothing of how requests came or how they are answered.
 
-use worker::crash_point;
 use worker::uring::Rw;
+use worker::{crash, crash_point};
 use xenbus::hv::{Direction as CopyDirection, EventChannel, GrantCopy, GrantStatus, GrantTable};
 
 use super::{Queue, Stop, TARGET};
@@ -89,6 +89,8 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
                 self.barrier = Some(id);
             }
             self.active += 1;
+            crash::sector(slot.sector);
+            self.slot(id).stages.begun_ns = self.now_ns;
             match slot.work {
                 Work::Nothing => self.finish(id),
                 Work::Flush => return self.flush(id, Step::FlushAfter),
@@ -112,7 +114,13 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     }
 
     fn flush(&mut self, id: SlotId, step: Step) -> Result<Issued, Stop> {
-        self.slot(id).step = step;
+        let now_ns = self.now_ns;
+        let slot = self.slot(id);
+        slot.step = step;
+        if slot.stages.sent_ns == 0 {
+            slot.stages.sent_ns = now_ns;
+        }
+        self.flushes.begin(id);
         self.uring.fdatasync(TARGET, Tag::Flush(id).pack())?;
         Ok(Issued::Wholly)
     }
@@ -124,6 +132,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
 
     fn discard(&mut self, id: SlotId) -> Result<Issued, Stop> {
         self.slot(id).step = Step::Discard;
+        self.slot(id).stages.sent_ns = self.now_ns;
         if !self.next_discard_piece(id)? {
             self.finish(id);
         }
@@ -306,7 +315,11 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             Direction::Write => &mut self.copy_in,
         };
         match self.grants.copy(memory, &mut copies.ops) {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                // What comes after was not there before, for who asks where time goes.
+                self.look_at_clock();
+                Ok(true)
+            }
             Err(e) if is_shortage(&e) => {
                 self.shortage = true;
                 Ok(false)
@@ -323,6 +336,11 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             Direction::Write => Rw::Write,
         };
         crash_point!("before_disk");
+        let now_ns = self.now_ns;
+        let stages = &mut self.slot(chunk.slot).stages;
+        if stages.sent_ns == 0 {
+            stages.sent_ns = now_ns;
+        }
         let local = chunk.run.offset() + chunk.done_bytes as usize;
         let offset = chunk.offset_bytes + u64::from(chunk.done_bytes);
         let len = chunk.len_bytes - chunk.done_bytes;

@@ -7,7 +7,7 @@ use xenbus::GrantRef;
 use xenbus::hv::{Direction as CopyDirection, EventChannel, GrantCopy, GrantStatus, GrantTable};
 
 use super::{Queue, Stop};
-use crate::figures::Counter;
+use crate::figures::{Counter, Stages};
 use crate::request::{self, Action, Direction, Order, Reject, Request};
 use crate::slot::{Slot, SlotId, Step, Work};
 use crate::wire::{self, SEGMENT_LEN, SEGMENTS_PER_PAGE, Segment, Status};
@@ -45,14 +45,9 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     }
 
     fn refuse(&mut self, id: SlotId, reject: Reject) {
-        let taken_ns = self.now_ns;
-        *self.slot(id) = Slot {
-            id: reject.id,
-            operation: reject.operation,
-            status: reject.status,
-            taken_ns,
-            ..Slot::EMPTY
-        };
+        let stages = Stages { taken_ns: self.now_ns, ..Stages::NONE };
+        *self.slot(id) =
+            Slot { id: reject.id, operation: reject.operation, status: reject.status, stages, ..Slot::EMPTY };
         self.figures.add(Counter::Rejected, 1);
         self.warn("request refused", &reject.why);
         self.active += 1;
@@ -60,8 +55,8 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     }
 
     fn accept(&mut self, id: SlotId, request: Request, table: Option<&[u8]>) {
-        let mut slot =
-            Slot { id: request.id, operation: request.operation, taken_ns: self.now_ns, ..Slot::EMPTY };
+        let stages = Stages { taken_ns: self.now_ns, ..Stages::NONE };
+        let mut slot = Slot { id: request.id, operation: request.operation, stages, ..Slot::EMPTY };
         let mut fetch = None;
         match request.action {
             Action::Transfer { direction, order, sector, nr_segments } => {

@@ -26,7 +26,8 @@ use crate::thread::{self, Handle, Line, Report};
 use crate::wire::SEGMENTS_PER_PAGE;
 
 /// More queues than that gain nothing and cost each a thread.
-const MAX_QUEUES: u16 = 64;
+#[allow(clippy::cast_possible_truncation)]
+const MAX_QUEUES: u16 = crate::flushes::MAX_QUEUES as u16;
 /// `ring-page-order` 4: 16 pages.
 const MAX_RING_ORDER: u8 = 4;
 /// Below that, a queue could not hold a single chunk.

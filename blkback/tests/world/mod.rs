@@ -60,6 +60,7 @@ impl World {
             abi: frontend.abi,
             mode: TransferMode::Copy,
             barrier: frontend.queues.len() == 1,
+            predecessor_crashed: false,
             fence_timeout_ms: 10_000,
         }
     }
@@ -117,6 +118,21 @@ impl Worker {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
         serde_json::from_str(&line).unwrap_or_else(|e| panic!("{line:?}: {e}"))
+    }
+
+    /// `None` if it died first.
+    pub fn try_hear(&mut self) -> Option<FromWorker> {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).ok()?;
+        serde_json::from_str(&line).ok()
+    }
+
+    /// Whether it still lives after so long a time that whatever it has to do is done.
+    pub fn outlives_its_work(&mut self) -> bool {
+        (0..50).all(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            self.child.try_wait().unwrap().is_none()
+        })
     }
 
     pub fn ask(&mut self, message: &ToWorker) -> FromWorker {

@@ -109,7 +109,7 @@ fn gso_is_always_open() {
 /// finished.
 #[test]
 fn open_checksums_go_to_guests_that_take_them() {
-    let blank = Marks { csum_blank: true, validated: true, gso: None };
+    let blank = Marks { csum_blank: true, validated: true, ..Marks::default() };
     for (features, is_v6, expected) in [
         (ALL, false, blank),
         (ALL, true, blank),

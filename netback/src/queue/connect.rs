@@ -75,8 +75,7 @@ impl From<std::io::Error> for ConnectError {
 }
 
 impl<G: GrantTable, E: EventChannel> Queue<G, E> {
-    /// Connects; says how many slots a dead predecessor had taken and not answered.
-    pub(crate) fn connect(parts: Parts<G, E>, terms: &Terms) -> Result<(Self, u32), ConnectError> {
+    pub(super) fn attach(parts: Parts<G, E>, terms: &Terms) -> Result<(Self, u32), ConnectError> {
         let Parts {
             shared,
             mut grants,
@@ -156,6 +155,6 @@ fn reattach<M: SharedMemory>(
     BackRing::attach(ring.into_memory(), slot_len, at).map_err(shape_error)
 }
 
-fn shape_error(error: xen_ring::AttachError) -> ConnectError {
+pub(crate) fn shape_error(error: xen_ring::AttachError) -> ConnectError {
     ConnectError::Frontend(format!("ring: {error:?}"))
 }

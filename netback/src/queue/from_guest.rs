@@ -160,7 +160,9 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             self.figures.add(Counter::TxGuarded, 1);
             return Ok(None);
         }
+        let finishes = self.shared.finishes_checksums();
         let vnet = match offload::to_tap(bytes, frame.csum_blank, frame.gso) {
+            Ok(vnet) if finishes && vnet.gso.is_none() => offload::finished(vnet, bytes),
             Ok(vnet) => vnet,
             Err(why) => {
                 self.figures.add(Counter::TxUnfit, 1);

@@ -10,9 +10,11 @@ use xenbus::GrantRef;
 use xenbus::hv::{Direction as Way, EventChannel, GrantCopy, GrantStatus, GrantTable};
 
 use super::{
-    AGE_LOOK, ARENA_LEN, Direction, Held, MAX_COPIES, MAX_FRAMES, PAGE_LEN, Queue, RX_POLL, Stop, ToGuest,
+    AGE_LOOK, ARENA_LEN, Cutting, Direction, Held, MAX_COPIES, MAX_FRAMES, PAGE_LEN, Queue, RX_POLL, Stop,
+    ToGuest,
 };
 use crate::figures::Counter;
+use crate::hash;
 use crate::kept::Side;
 use crate::offload::{self, Marks};
 use crate::rx::{Piece, Plan};
@@ -34,7 +36,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         self.fill()?;
         self.hand_out()?;
         self.copy(Direction::ToGuest)?;
-        self.look_for_stall();
+        self.look_for_stall()?;
         let notify = self.answer_received();
         self.reclaim();
         Ok(notify)
@@ -50,7 +52,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     fn reclaim(&mut self) {
         let to = &mut self.to_guest;
         if to.held.is_empty() {
-            to.end = to.cutting.as_ref().map_or(0, |(_, at, len)| (at + len).next_multiple_of(PAGE_LEN));
+            to.end = to.cutting.as_ref().map_or(0, |cut| (cut.at + cut.len).next_multiple_of(PAGE_LEN));
         }
     }
 
@@ -93,6 +95,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             // An XDP program takes frames of one page.
             (features.sg, features.gso_tcpv4, features.gso_tcpv6) = (false, false, false);
         }
+        let hash = hash::of_frame(self.shared.words(), frame);
         let vnet = Vnet::read(&header).ok();
         let fit = vnet.map(|v| (v, offload::to_guest(v, frame, &features, Plan::first_slot_len(headroom))));
         match fit {
@@ -100,12 +103,12 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
                 if vnet.partial.is_some() && !marks.csum_blank {
                     self.figures.add(Counter::RxFinished, 1);
                 }
-                self.hold(at, len, marks);
+                self.hold(at, len, Marks { hash, ..marks });
             }
             Some((_, Ok(offload::ToGuest::Segments(segments)))) => {
                 self.figures.add(Counter::RxCut, 1);
                 let to = &mut self.to_guest;
-                to.cutting = Some((segments, at, len));
+                to.cutting = Some(Cutting { segments, at, len, hash });
                 to.end = (at + len).next_multiple_of(PAGE_LEN);
             }
             Some((_, Err(why))) => {
@@ -128,8 +131,8 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     /// Writes the next segment of the frame that is being cut; false if there is none, or no room.
     fn cut_one(&mut self) -> bool {
         let to = &mut self.to_guest;
-        let Some((segments, from, len)) = &mut to.cutting else { return false };
-        let (from, len, at) = (*from, *len, to.end);
+        let Some(Cutting { segments, at: from, len, hash }) = &mut to.cutting else { return false };
+        let (from, len, hash, at) = (*from, *len, *hash, to.end);
         if at + segments.longest() > ARENA_LEN {
             return false;
         }
@@ -138,7 +141,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         match before.get(from..from + len).and_then(|frame| segments.next(frame, behind)) {
             Some(len) => {
                 // Its checksums were just made.
-                self.hold(at, len, Marks { validated: true, ..Marks::default() });
+                self.hold(at, len, Marks { validated: true, hash, ..Marks::default() });
                 true
             }
             None => {
@@ -250,7 +253,10 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         let to = &mut self.to_guest;
         match to.short.checked_sub(again) {
             Some(lacking @ 1..) => Ok(to.ring.final_check_for(lacking)?),
-            _ => Ok(!to.held.is_empty() || to.cutting.is_some() || (!to.drained && self.wants_frames())),
+            _ if !to.held.is_empty() || to.cutting.is_some() || (!to.drained && self.wants_frames()) => {
+                Ok(true)
+            }
+            _ => Ok(self.to_guest.stalled && self.to_guest.ring.final_check()?),
         }
     }
 
@@ -277,11 +283,15 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     }
 
     /// A frontend that notifies and still posts nothing for a minute is stuck; once all queues are, the link goes down until one works.
-    fn look_for_stall(&mut self) {
+    fn look_for_stall(&mut self) -> Result<(), Stop> {
+        // Everything that waited was dropped, and without a link nothing comes: slots are the sign of life then.
+        if self.to_guest.stalled && self.to_guest.held.is_empty() && self.available()? > 0 {
+            self.to_guest.short_since_ns = None;
+        }
         let since_ns = self.to_guest.short_since_ns.filter(|_| self.features.rx_notify);
         let is_stalled = since_ns.is_some_and(|since_ns| self.now_ns - since_ns > STALL_NS);
         if is_stalled == self.to_guest.stalled {
-            return;
+            return Ok(());
         }
         self.to_guest.stalled = is_stalled;
         let serving = self.shared.serving.load(Ordering::Relaxed) as usize;
@@ -296,6 +306,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         if let Some(Err(error)) = change.map(|on| self.tap.set_carrier(on)) {
             self.warn("carrier", &error);
         }
+        Ok(())
     }
 }
 

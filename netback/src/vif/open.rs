@@ -1,22 +1,25 @@
 //! `OpenVif`: everything that needs privileges, in order, then the end of them. Knows nothing of the frontend beside its number.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use worker::counters;
-use worker::message::{Fault, OpenVif, Phase};
+use worker::message::{Fault, Link, OpenVif, Phase};
 use worker::sandbox;
 use worker::wake::Bell;
 use xenbus::DomId;
 use xenbus::hv::Hypervisor;
 
 use super::{Held, Vif};
+use crate::control;
 use crate::figures::{self, Figures};
 use crate::kept::Kept;
-use crate::queue::Parts;
+use crate::queue::{self, Queue};
 use crate::shared::Shared;
+use crate::steering::{self, Steering, Words};
 use crate::tap::{self, TapQueue};
-use crate::thread::{self, Handle, Line, Report};
+use crate::thread::{self, Handle, Line, Report, Serve};
 
 /// More queues than that gain nothing and cost each a thread.
 const MAX_QUEUES: u16 = 64;
@@ -25,10 +28,21 @@ const THREAD_STACK_LEN: usize = 256 << 10;
 pub(super) const BIND: u32 = 0x8_4501;
 /// gntdev's map.
 pub(super) const MAP: u32 = 0x18_4700;
-/// What is left of ioctl: evtchn's bind, unbind, notify, reset; gntdev's map, unmap, copy; a tap's carrier and queues; a socket's
-/// FIONBIO.
-const IOCTLS: [u32; 10] =
-    [BIND, 0x4_4503, 0x4_4504, 0x4505, MAP, 0x10_4701, 0x10_4708, tap::SET_QUEUE, tap::SET_CARRIER, 0x5421];
+/// What is left of ioctl: evtchn's bind, unbind, notify, reset; gntdev's map, unmap, copy; a tap's carrier, queues and choice
+/// of a queue; a socket's FIONBIO.
+const IOCTLS: [u32; 11] = [
+    BIND,
+    0x4_4503,
+    0x4_4504,
+    0x4505,
+    MAP,
+    0x10_4701,
+    0x10_4708,
+    tap::SET_QUEUE,
+    tap::SET_CARRIER,
+    steering::SET_STEERING,
+    0x5421,
+];
 const READY_LIMIT: Duration = Duration::from_secs(30);
 
 impl<H: Hypervisor> Vif<H>
@@ -40,43 +54,47 @@ where
         check(open, self.nr_taps)?;
         self.span = tracing::info_span!("vif", frontend = open.frontend, devid = open.devid);
         let host = |what: &str, e: &dyn std::fmt::Display| (Fault::Host, format!("{what}: {e}"));
-        let shared = Arc::new(Shared::new(&open.settings));
         let taps = TapQueue::adopt(open.max_queues, open.link).map_err(|e| host("tap", &e))?;
         if let Some(first) = taps.first() {
             // What this guest cannot take is done here, frame by frame: the tap hands out more than any guest takes anyway.
             first.set_offload(true, true).map_err(|e| host("TUNSETOFFLOAD", &e))?;
         }
+        let (steering, words) = steering(open.link, taps.first());
+        let can_steer = open.link == Link::Wire || steering.is_some();
+        let shared = Arc::new(Shared::new(&open.settings, words));
         let counters =
             counters::open(&open.run_dir.join("counters"), &figures::NAMES, open.max_queues.into())
                 .map_err(|e| host("counters file", &e))?;
         let mut queues = Vec::new();
         for (number, (counters, tap)) in counters.into_iter().zip(taps).enumerate() {
             let handle = self
-                .spawn(number, open, &shared, tap, Figures(counters))
+                .spawn_queue(number, open, &shared, tap, Figures(counters))
                 .map_err(|e| host(&format!("queue {number}"), &e))?;
             queues.push(handle);
         }
-        self.wait_until_ready(queues.len())?;
+        let control =
+            self.spawn_control(open, &shared, steering, can_steer).map_err(|e| host("control ring", &e))?;
+        self.wait_until_ready(queues.len() + 1)?;
         if !sandbox::forget_paths().map_err(|e| host("giving up paths", &e))? {
             tracing::info!("no Landlock in this kernel; the system call filter stands alone");
         }
         sandbox::lock_in(open.uid, &IOCTLS).map_err(|e| host("giving up privileges", &e))?;
         self.phase = Phase::Opened;
-        self.held = Some(Held { shared, queues });
+        self.held = Some(Held { shared, queues, control: Some(control) });
         Ok(())
     }
 
-    fn spawn(
+    fn spawn_queue(
         &self,
         number: usize,
         open: &OpenVif,
         shared: &Arc<Shared>,
         tap: TapQueue,
         figures: Figures,
-    ) -> anyhow::Result<Handle> {
+    ) -> anyhow::Result<Handle<queue::Terms>> {
         let frontend = DomId(open.frontend);
         let bell = Bell::new()?;
-        let parts = Parts {
+        let parts = queue::Parts {
             shared: Arc::clone(shared),
             grants: self.host.open_grants(frontend)?,
             events: [self.host.open_events(frontend)?, self.host.open_events(frontend)?],
@@ -85,6 +103,42 @@ where
             kept: Kept::open(&open.run_dir.join(format!("kept-{number}")))?,
             figures,
         };
+        self.spawn::<Queue<H::Grants, H::Events>>(number, &format!("queue-{number}"), parts, bell)
+    }
+
+    fn spawn_control(
+        &self,
+        open: &OpenVif,
+        shared: &Arc<Shared>,
+        steering: Option<Steering>,
+        can_steer: bool,
+    ) -> anyhow::Result<Handle<control::Terms>> {
+        let frontend = DomId(open.frontend);
+        let bell = Bell::new()?;
+        let parts = control::Parts {
+            shared: Arc::clone(shared),
+            grants: self.host.open_grants(frontend)?,
+            events: self.host.open_events(frontend)?,
+            bell: bell.clone(),
+            kept: control::kept::Kept::open(&open.run_dir.join("kept-control"))?,
+            steering,
+            can_steer,
+        };
+        let number = open.max_queues.into();
+        self.spawn::<control::Control<H::Grants, H::Events>>(number, "control", parts, bell)
+    }
+
+    fn spawn<S: Serve>(
+        &self,
+        number: usize,
+        name: &str,
+        parts: S::Parts,
+        bell: Bell,
+    ) -> anyhow::Result<Handle<S::Terms>>
+    where
+        S::Parts: Send + 'static,
+        S::Terms: Send + 'static,
+    {
         let (commands, for_thread) = crossbeam_channel::unbounded();
         let line = Line {
             number,
@@ -94,24 +148,36 @@ where
             span: self.span.clone(),
         };
         std::thread::Builder::new()
-            .name(format!("queue-{number}"))
+            .name(name.to_owned())
             .stack_size(THREAD_STACK_LEN)
-            .spawn(move || thread::run(parts, &line))?;
+            .spawn(move || thread::run::<S>(parts, &line))?;
         Ok(Handle { commands, bell })
     }
 
-    fn wait_until_ready(&self, nr_queues: usize) -> Result<(), (Fault, String)> {
-        for _ in 0..nr_queues {
+    fn wait_until_ready(&self, nr_threads: usize) -> Result<(), (Fault, String)> {
+        for _ in 0..nr_threads {
             match self.reports.recv_timeout(READY_LIMIT) {
                 Ok((_, Report::Ready)) => {}
                 Ok((number, Report::NotReady(why))) => {
-                    return Err((Fault::Host, format!("queue {number}: {why}")));
+                    return Err((Fault::Host, format!("thread {number}: {why}")));
                 }
-                Ok((number, other)) => return Err((Fault::Host, format!("queue {number}: {other:?}"))),
-                Err(e) => return Err((Fault::Host, format!("a queue's thread did not start: {e}"))),
+                Ok((number, other)) => return Err((Fault::Host, format!("thread {number}: {other:?}"))),
+                Err(e) => return Err((Fault::Host, format!("a thread did not start: {e}"))),
             }
         }
         Ok(())
+    }
+}
+
+/// A tap's choice of queues, where we may load it, and the words that it goes by.
+fn steering(link: Link, tap: Option<&TapQueue>) -> (Option<Steering>, Words) {
+    let Some(tap) = tap.filter(|_| link == Link::Tap) else { return (None, Words::private()) };
+    match Steering::open(tap.as_fd()) {
+        Ok((steering, words)) => (Some(steering), words),
+        Err(error) => {
+            tracing::info!(%error, "no steering program: guests are refused a hash of their own");
+            (None, Words::private())
+        }
     }
 }
 

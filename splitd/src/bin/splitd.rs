@@ -1,12 +1,15 @@
 //! The daemon's command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 use splitd::daemon::{self, Options};
+use splitd::journald::{self, Journal};
 use splitd::runtime;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Serves guests' disks and network interfaces from userspace.
 #[derive(Debug, Parser)]
@@ -30,19 +33,13 @@ struct Arguments {
     /// The kernel's view of devices
     #[arg(long, default_value = "/sys", hide = true)]
     sys: PathBuf,
+    /// Where xentop looks for figures
+    #[arg(long, default_value = "/dev/shm", hide = true)]
+    shm: PathBuf,
 }
 
 fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let under_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    // The journal has its own clock.
-    if under_systemd {
-        log.without_time().with_ansi(false).init()
-    } else {
-        log.with_ansi(false).init()
-    }
+    start_log();
     let arguments = Arguments::parse();
     let options = Options {
         host: arguments.host,
@@ -51,6 +48,7 @@ fn main() -> ExitCode {
         blkback: arguments.blkback,
         netback: arguments.netback,
         sys_dir: arguments.sys,
+        shm_dir: arguments.shm,
     };
     match runtime::block_on(daemon::run(options)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
@@ -63,4 +61,21 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// To the system's journal with a device's fields where that is what standard error leads to; else to standard error as text.
+fn start_log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    if std::env::var_os("JOURNAL_STREAM").is_some()
+        && let Ok(journal) = Journal::connect(Path::new(journald::SOCKET))
+    {
+        tracing_subscriber::registry().with(filter).with(journal).init();
+        return;
+    }
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(false)
+        .init();
 }

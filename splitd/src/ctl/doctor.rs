@@ -1,15 +1,21 @@
 //! What a host lacks for its disks and network interfaces to be served, each with its fix. Looks only; changes nothing. Knows nothing of devices.
 
 use std::fs;
+use std::net::TcpStream;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::Value;
 
 use super::takeover::Machine;
-use crate::config::{Config, Serve, ServeVifs};
+use crate::config::{Config, Serve, WhichVifs};
 use crate::kernel::{Backend, Driver};
+use crate::web::Listen;
+
+const CONNECT_TIME: Duration = Duration::from_secs(2);
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -36,7 +42,7 @@ fn bad(check: &'static str, found: impl Into<String>, fix: impl Into<String>) ->
 /// Looks at everything. `daemon` is splitd's answer to `list`, or why there is none.
 #[must_use]
 pub fn examine(machine: &Machine, daemon: &Result<Value, String>) -> Vec<Finding> {
-    let mut findings = vec![xen(machine)];
+    let mut findings = vec![xen(machine), linux(machine)];
     findings.extend(["gntdev", "evtchn"].map(|name| device(machine, name)));
     findings.push(store(machine));
     findings.push(io_uring(machine));
@@ -47,7 +53,9 @@ pub fn examine(machine: &Machine, daemon: &Result<Value, String>) -> Vec<Finding
     let config = machine.config();
     findings.push(serves(&config));
     findings.extend(config.iter().flat_map(|config| network(machine, config)));
+    findings.extend(config.iter().filter_map(|config| config.metrics.as_ref()).map(metrics));
     findings.push(running(daemon));
+    findings.extend(daemon.iter().map(|answer| programs_of_workers(machine, answer)));
     findings.extend(alarms(daemon));
     findings
 }
@@ -69,6 +77,23 @@ fn xen(machine: &Machine) -> Finding {
             format!("the hypervisor is {}", other.unwrap_or("none")),
             "boot this kernel under Xen, as dom0 or as a driver domain",
         ),
+    }
+}
+
+/// The oldest kernel that has all that workers call.
+const LINUX: (u32, u32) = (5, 11);
+
+fn linux(machine: &Machine) -> Finding {
+    let release = read(machine, "proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse::<u32>().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) if (major, minor) >= LINUX => good("linux", release),
+        (Some(_), Some(_)) => bad(
+            "linux",
+            format!("Linux {release} is too old"),
+            format!("boot Linux {}.{} or later", LINUX.0, LINUX.1),
+        ),
+        _ => bad("linux", "no /proc/sys/kernel/osrelease", "mount -t proc proc /proc"),
     }
 }
 
@@ -161,7 +186,7 @@ fn kernel_backend(machine: &Machine, backend: Backend) -> Finding {
 
 /// What network interfaces need, where splitd.toml has splitd serve some.
 fn network(machine: &Machine, config: &Config) -> Vec<Finding> {
-    if config.serve_vifs != ServeVifs::None {
+    if config.serve_vifs != WhichVifs::None {
         let program = program(machine, "usr/libexec/splitd/netback");
         return vec![kernel_backend(machine, Backend::Netback), program, tap(machine)];
     }
@@ -218,9 +243,9 @@ fn serves(config: &anyhow::Result<Config>) -> Finding {
                 Serve::Domains(names) => format!("disks of {}", names.join(" ")),
             };
             let interfaces = match &config.serve_vifs {
-                ServeVifs::None => "no interfaces".to_owned(),
-                ServeVifs::All => "all interfaces".to_owned(),
-                ServeVifs::Domains(names) => format!("interfaces of {}", names.join(" ")),
+                WhichVifs::None => "no interfaces".to_owned(),
+                WhichVifs::All => "all interfaces".to_owned(),
+                WhichVifs::Domains(names) => format!("interfaces of {}", names.join(" ")),
             };
             good("configuration", format!("serves {disks}, {interfaces}"))
         }
@@ -229,11 +254,17 @@ fn serves(config: &anyhow::Result<Config>) -> Finding {
 }
 
 fn running(daemon: &Result<Value, String>) -> Finding {
+    let own = env!("CARGO_PKG_VERSION");
     match daemon {
         Ok(answer) => {
             let word =
                 |pointer| answer.pointer(pointer).map_or("?".to_owned(), |v| super::table::word(Some(v)));
-            good("splitd", format!("version {}, process {}", word("/splitd/version"), word("/splitd/pid")))
+            let (version, pid) = (word("/splitd/version"), word("/splitd/pid"));
+            if version == own {
+                return good("splitd", format!("version {version}, process {pid}"));
+            }
+            let found = format!("process {pid} is of version {version}, splitctl of {own}");
+            bad("splitd", found, "systemctl restart splitd, which stops no guest's I/O")
         }
         Err(reason) => {
             bad("splitd", reason.clone(), "systemctl start splitd; journalctl -u splitd says more")
@@ -241,16 +272,55 @@ fn running(daemon: &Result<Value, String>) -> Finding {
     }
 }
 
+/// After an upgrade workers go on with the old program until they are replaced.
+fn programs_of_workers(machine: &Machine, answer: &Value) -> Finding {
+    let rows = answer.get("devices").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let pids = rows.iter().filter_map(|row| row.get("pid")?.as_u64()).collect::<Vec<_>>();
+    let is_replaced = |pid: &&u64| {
+        let program = fs::read_link(machine.path(&format!("proc/{pid}/exe"))).unwrap_or_default();
+        program.to_string_lossy().ends_with(" (deleted)")
+    };
+    match pids.iter().filter(is_replaced).count() {
+        0 => good("workers", format!("{} run", pids.len())),
+        n => bad(
+            "workers",
+            format!("{n} of {} run a program that has been replaced since", pids.len()),
+            "splitctl restart --all; guests do not notice",
+        ),
+    }
+}
+
+/// Whether somebody answers where splitd.toml says.
+fn metrics(listen: &Listen) -> Finding {
+    let (at, outcome) = match listen {
+        Listen::Tcp(address) => {
+            (address.to_string(), TcpStream::connect_timeout(address, CONNECT_TIME).map(drop))
+        }
+        Listen::Unix(path) => (path.display().to_string(), UnixStream::connect(path).map(drop)),
+    };
+    match outcome {
+        Ok(()) => good("metrics", at),
+        Err(trouble) => bad(
+            "metrics",
+            format!("{at}: {trouble}"),
+            "restart splitd if the setting is new; journalctl -u splitd says why it does not listen",
+        ),
+    }
+}
+
 fn alarms(daemon: &Result<Value, String>) -> Vec<Finding> {
     let Ok(answer) = daemon else { return Vec::new() };
     let rows = answer.get("devices").and_then(Value::as_array).cloned().unwrap_or_default();
-    let with_alarm =
-        rows.iter().filter_map(|row| Some((row.get("device")?.as_str()?, row.get("alarm")?.as_str()?)));
-    with_alarm
-        .map(|(device, alarm)| {
-            bad("device", format!("{device}: {alarm}"), format!("splitctl restart {device}"))
-        })
-        .collect()
+    let trouble = |row: &Value| {
+        let device = row.get("device")?.as_str()?;
+        if let Some(alarm) = row.get("alarm")?.as_str() {
+            return Some(bad("device", format!("{device}: {alarm}"), format!("splitctl restart {device}")));
+        }
+        let is_paused = row.get("worker").and_then(Value::as_str) == Some("paused");
+        let found = format!("{device}: paused, its guest waits");
+        is_paused.then(|| bad("device", found, format!("splitctl resume {device}")))
+    };
+    rows.iter().filter_map(trouble).collect()
 }
 
 /// As lines for people.
@@ -309,6 +379,7 @@ mod tests {
             ("sys/hypervisor/version/major", "4\n"),
             ("sys/hypervisor/version/minor", "17\n"),
             ("sys/hypervisor/version/extra", ".7\n"),
+            ("proc/sys/kernel/osrelease", "6.1.0-40-amd64\n"),
             ("run/xenstored/socket", ""),
             ("proc/9/limits", "Max locked memory         unlimited            unlimited            bytes\n"),
             ("etc/xen/scripts/block-common.sh", ""),
@@ -322,7 +393,7 @@ mod tests {
         for path in ["etc/xen/scripts/block-splitd", "usr/libexec/splitd/blkback"] {
             fs::set_permissions(dir.path().join(path), fs::Permissions::from_mode(0o755)).unwrap();
         }
-        let answer = json!({"splitd": {"pid": 9, "version": "0.1.0"},
+        let answer = json!({"splitd": {"pid": 9, "version": env!("CARGO_PKG_VERSION")},
             "devices": [{"device": "vbd/5/xvda", "alarm": "frozen: fsync"}, {"device": "vbd/6/xvda", "alarm": null}]});
         let findings = examine(&Machine::new(dir.path()), &Ok(answer));
         // Character devices cannot be made in a test without root.
@@ -331,6 +402,29 @@ mod tests {
         assert!(bad[0].found.contains("vbd/5/xvda: frozen"));
         assert_eq!(findings[0].found, "Xen 4.17.7");
         assert!(!findings.iter().any(|f| f.found.contains("netback")), "{findings:?}");
+    }
+
+    /// After an upgrade: the daemon of before, workers of before, an address where nobody listens.
+    #[test]
+    fn what_an_upgrade_leaves() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "etc/splitd/splitd.toml", "metrics = \"unix:/nonexistent/socket\"\n");
+        write(dir.path(), "proc/sys/kernel/osrelease", "4.19.0\n");
+        fs::create_dir_all(dir.path().join("proc/7")).unwrap();
+        std::os::unix::fs::symlink("/usr/libexec/splitd/blkback (deleted)", dir.path().join("proc/7/exe"))
+            .unwrap();
+        let answer = json!({"splitd": {"pid": 9, "version": "0.0.1"},
+            "devices": [{"device": "vbd/5/xvda", "pid": 7, "alarm": null, "worker": "paused"}]});
+        let text = lines(&examine(&Machine::new(dir.path()), &Ok(answer)));
+        for part in [
+            "BAD  splitd          process 9 is of version 0.0.1",
+            "1 of 1 run a program that has been replaced since",
+            "BAD  linux           Linux 4.19.0 is too old",
+            "/nonexistent/socket",
+            "vbd/5/xvda: paused, its guest waits",
+        ] {
+            assert!(text.contains(part), "{part}:\n{text}");
+        }
     }
 
     fn of_network(machine: &Machine) -> Vec<Finding> {

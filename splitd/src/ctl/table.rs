@@ -27,6 +27,24 @@ pub const LIST: [Column; 16] = [
     ("note", "note"),
 ];
 
+/// As `xl network-list` begins, and then what it cannot say.
+pub const LIST_VIFS: [Column; 14] = [
+    ("Idx", "devid"),
+    ("BE", "backend"),
+    ("Mac Addr.", "mac"),
+    ("handle", "devid"),
+    ("state", "state"),
+    ("evt-ch", "event_channel"),
+    ("tx-/rx-ring-ref", "ring_refs"),
+    ("BE-path", "backend_path"),
+    ("domain", "domain"),
+    ("worker", "worker"),
+    ("pid", "pid"),
+    ("queues", "queues"),
+    ("tap", "target"),
+    ("note", "note"),
+];
+
 /// A value as a word; `-` where there is none.
 #[must_use]
 pub fn word(value: Option<&Value>) -> String {

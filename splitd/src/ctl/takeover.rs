@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
-use crate::config::{Config, ServeVifs};
+use crate::config::{Config, WhichVifs};
 use crate::kernel::{Backend, Driver, Sys};
 
 /// Below the host's root.
@@ -50,13 +50,25 @@ fn key(backend: Backend) -> &'static str {
 pub struct Machine {
     root: PathBuf,
     sys: Sys,
+    /// Only says what it would do.
+    is_dry: bool,
 }
 
 impl Machine {
     /// Below `root`, usually `/`.
     #[must_use]
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), sys: Sys::new(&root.join("sys")) }
+        Self { root: root.to_owned(), sys: Sys::new(&root.join("sys")), is_dry: false }
+    }
+
+    /// The same, where nothing is changed: what is said to have been done only would be.
+    #[must_use]
+    pub fn dry(self) -> Self {
+        Self { is_dry: true, ..self }
+    }
+
+    fn set_autoprobe(&self, on: bool) -> io::Result<()> {
+        if self.is_dry { Ok(()) } else { self.sys.set_autoprobe(on) }
     }
 
     /// Its `/sys`.
@@ -90,7 +102,7 @@ impl Machine {
                 "there is no bus xen-backend in /sys: this is not a domain that can serve devices; nothing was done"
             );
         }
-        if backends.contains(&Backend::Netback) && self.config()?.serve_vifs == ServeVifs::None {
+        if backends.contains(&Backend::Netback) && self.config()?.serve_vifs == WhichVifs::None {
             bail!(
                 "serve_vifs in /{CONFIG} is \"none\": new interfaces would have no backend at all; set it and \
                  restart splitd first; nothing was done"
@@ -107,7 +119,7 @@ impl Machine {
         let is_out = |b| self.sys.driver(b) == Driver::Absent && self.kept_out_by(b).is_some();
         if self.sys.autoprobe() == Some(false) && Backend::ALL.into_iter().all(is_out) {
             self.remove(TMPFILES, &mut done)?;
-            self.sys.set_autoprobe(true)?;
+            self.set_autoprobe(true)?;
             done.push(
                 "set /sys/bus/xen-backend/drivers_autoprobe to 1: other kinds' drivers take their devices"
                     .to_owned(),
@@ -128,7 +140,7 @@ impl Machine {
             // With devices of the kernel's in use, or a driver that cannot be kept out, both serve side by side.
             Driver::Module | Driver::BuiltIn => {
                 done.push(self.install(TMPFILES, TMPFILES_TEXT)?);
-                self.sys.set_autoprobe(false)?;
+                self.set_autoprobe(false)?;
                 done.push(format!(
                     "set /sys/bus/xen-backend/drivers_autoprobe to 0: splitd decides which {} the kernel gets",
                     devices(backend)
@@ -155,7 +167,7 @@ impl Machine {
         for backend in Backend::ALL.into_iter().filter(|b| loads(*b)) {
             // A driver that comes in later would take every device on the bus, also those in use. It comes in now, while none
             // is taken by itself.
-            self.sys.set_autoprobe(false).with_context(|| {
+            self.set_autoprobe(false).with_context(|| {
                 format!(
                     "splitd serves {}, which the kernel's driver would take; nothing was done",
                     names(backend)
@@ -167,9 +179,11 @@ impl Machine {
             let (file, text) = rule(backend);
             let removed = self.remove(file, &mut done)?;
             if loads(backend) {
-                if let Err(trouble) = load(backend) {
+                if self.is_dry {
+                    // Loading is the caller's.
+                } else if let Err(trouble) = load(backend) {
                     done.push(self.install(file, text)?);
-                    self.sys.set_autoprobe(before != Some(false))?;
+                    self.set_autoprobe(before != Some(false))?;
                     let why = format!("{} could not be loaded, and splitd serves", backend.module());
                     return Err(trouble.context(format!("{why} {}; {}", names(backend), done.join("; "))));
                 }
@@ -181,7 +195,7 @@ impl Machine {
         }
         self.remove(TMPFILES, &mut done)?;
         if self.sys.autoprobe() == Some(false) {
-            self.sys.set_autoprobe(true)?;
+            self.set_autoprobe(true)?;
             done.push(
                 "set /sys/bus/xen-backend/drivers_autoprobe to 1: the kernel takes new devices".to_owned(),
             );
@@ -198,7 +212,9 @@ impl Machine {
 
     /// True if it was there.
     fn remove(&self, file: &str, done: &mut Vec<String>) -> anyhow::Result<bool> {
-        match fs::remove_file(self.path(file)) {
+        let path = self.path(file);
+        let outcome = if self.is_dry { fs::metadata(path).map(drop) } else { fs::remove_file(path) };
+        match outcome {
             Ok(()) => {
                 done.push(format!("removed /{file}"));
                 Ok(true)
@@ -212,6 +228,9 @@ impl Machine {
         let path = self.path(file);
         if fs::read_to_string(&path).is_ok_and(|there| there == text) {
             return Ok(format!("/{file} is there already"));
+        }
+        if self.is_dry {
+            return Ok(format!("wrote /{file}"));
         }
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
@@ -229,11 +248,14 @@ impl Machine {
 
     fn unload(&self, backend: Backend) -> anyhow::Result<String> {
         let module = backend.module();
+        if self.is_dry {
+            return Ok(format!("unloaded {module}, which held no {}", devices(backend)));
+        }
         let status = Command::new("modprobe").args(["-r", module]).status().context("modprobe")?;
         if status.success() {
             return Ok(format!("unloaded {module}, which held no {}", devices(backend)));
         }
-        self.sys.set_autoprobe(false)?;
+        self.set_autoprobe(false)?;
         Ok(format!(
             "{module} could not be unloaded: set /sys/bus/xen-backend/drivers_autoprobe to 0 until the next boot"
         ))

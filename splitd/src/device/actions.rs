@@ -94,6 +94,7 @@ impl Device {
     /// Nothing of an earlier connection counts any more.
     fn start_over(&mut self) {
         self.discard_record();
+        self.end_pause();
         self.violation = None;
         self.alarm = None;
         self.worker = Worker::Absent;
@@ -111,7 +112,7 @@ impl Device {
             Kind::Vif => {
                 // The script that follows looks for the tap.
                 self.open_tap()?;
-                offer::vif(&self.host.config)
+                offer::vif(&self.host.config, self.toolstack.as_ref())
             }
             Kind::Vbd | Kind::Vbd3 => offer::before_target(&self.host.config, &toolstack),
         };
@@ -161,6 +162,7 @@ impl Device {
             barrier: queues.len() == 1,
             queues,
             abi: choices.abi,
+            predecessor_crashed: false,
             mode: if persistent { TransferMode::Persistent } else { TransferMode::Copy },
             fence_timeout_ms: config.fence_timeout_ms,
         };
@@ -179,7 +181,11 @@ impl Device {
 
     fn say_connect(&mut self, connection: &Connection) {
         if let Some(link) = &self.link {
-            link.say(connection.message());
+            let mut message = connection.message();
+            if let ToWorker::Connect(connect) = &mut message {
+                connect.predecessor_crashed = self.predecessor_crashed;
+            }
+            link.say(message);
             self.worker = Worker::Connecting;
         }
     }
@@ -224,6 +230,7 @@ impl Device {
             }
         };
         self.answer_script(Err(format!("{}: detached while it was opened", self.target_text())));
+        self.answer_restart(Err(format!("{}: detached meanwhile", self.id)));
     }
 
     /// The frontend's fault, where the kernel's backends leave theirs; then Closing.

@@ -74,6 +74,7 @@ impl Device {
                 if record.connect.is_some() && same_guest {
                     info!(device = %self.id, "worker gone ({trouble}), its connection is on record");
                     self.record = Some(record);
+                    self.adopt_pause();
                 } else {
                     self.discard_record();
                 }

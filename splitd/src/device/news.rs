@@ -9,7 +9,7 @@ use super::launching::OPEN_TIME;
 use crate::nodes::printable;
 use crate::record::Connection;
 use crate::step::Worker;
-use crate::worker_link::News;
+use crate::worker_link::{News, WorkerLink};
 
 impl Device {
     pub(super) async fn hear(&mut self, generation: u64, news: News) {
@@ -19,7 +19,10 @@ impl Device {
         match news {
             News::Said(message) => self.heard(message),
             News::Broke(how) => warn!(device = %self.id, "the worker {how}; killed"),
-            News::Ended(how) => self.ended(&how),
+            News::Ended(end) => {
+                self.predecessor_crashed = end.crashed;
+                self.ended(&end.how);
+            }
         }
     }
 
@@ -52,13 +55,20 @@ impl Device {
                 self.worker = Worker::Opened;
                 self.keep_record();
             }
-            FromWorker::Connected { replayed, fence_ms } if self.worker == Worker::Connecting => {
+            FromWorker::Connected { replayed, fence_ms, given_up } if self.worker == Worker::Connecting => {
                 if self.may_log() {
                     info!(device = %self.id, replayed, fence_ms, "serving");
                 }
                 self.worker = Worker::Serving;
                 self.alarm = None;
                 self.kill_at = None;
+                let pid = self.link.as_ref().map_or(0, WorkerLink::pid);
+                self.answer_restart(Ok(format!("worker {pid} serves, {replayed} requests done again")));
+                if given_up > 0 {
+                    self.raise(format!(
+                        "{given_up} requests that ended two workers each were answered with an error; the log has them"
+                    ));
+                }
             }
             FromWorker::Failed { fault, reason } => self.failed(fault, &reason),
             FromWorker::Resized { capacity_sectors } => {
@@ -90,6 +100,7 @@ impl Device {
     }
 
     fn greeted(&mut self, version: u32, phase: Phase, opened: Option<Opened>, connection: Option<u64>) {
+        self.worker_version = version;
         if version + 1 < VERSION || version > VERSION + 1 {
             self.raise(format!(
                 "its worker speaks version {version}, splitd {VERSION}: splitctl restart {}",

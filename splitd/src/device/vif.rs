@@ -2,16 +2,17 @@
 //! frames.
 
 use tracing::{info, warn};
-use worker::message::{ConnectVif, OpenVif, ToWorker, VifRate, VifSettings};
+use worker::message::{ConnectVif, OpenVif, ToWorker, VifFeatures, VifRate, VifSettings};
 use xenbus::XenbusState as State;
 
 use super::Device;
 use super::actions::random;
+use crate::config::Config;
 use crate::id::Kind;
 use crate::nodes::vif;
 use crate::observe::{self, Look, Toolstack, Unusable};
 use crate::offer::Pairs;
-use crate::record::Connection;
+use crate::record::{Connection, Opening};
 use crate::tap::Tap;
 
 impl Device {
@@ -65,7 +66,10 @@ impl Device {
             max_queues: self.host.config.max_queues.get(),
             run_dir: self.dir.clone(),
             uid: self.uid(),
-            settings: VifSettings { rate: self.wanted_rate(), ..VifSettings::default() },
+            settings: VifSettings {
+                rate: self.wanted_rate(),
+                ..fixed_settings(&self.host.config, toolstack)?
+            },
         })
     }
 
@@ -82,7 +86,7 @@ impl Device {
 
     pub(super) async fn connect_vif(&mut self, look: &Look, dir: &str) -> Result<(), String> {
         let max_queues = self.host.config.max_queues;
-        let (choices, queues) = match observe::vif_frontend(&self.host.store, dir, max_queues).await {
+        let (mut choices, rings) = match observe::vif_frontend(&self.host.store, dir, max_queues).await {
             Ok(found) => found,
             Err(Unusable::Bad(node)) => {
                 self.violation = Some(node.to_string());
@@ -93,16 +97,25 @@ impl Device {
         if let Some(text) = look.rate.as_deref().filter(|text| vif::rate(text).is_none()) {
             warn!(device = %self.id, "rate is {text:?}: allowed are BYTES,MICROSECONDS; not limited");
         }
+        // What does not change stands on record since the worker was told to open.
+        let Some(Opening::Vif(open)) = self.record.as_ref().map(|record| &record.open) else {
+            return Err("connects without a record of a network interface".to_owned());
+        };
+        let fixed = open.settings.clone();
+        if fixed.finish_checksums {
+            let VifFeatures { sg, rx_notify, .. } = choices.features;
+            choices.features = VifFeatures { sg, rx_notify, ..VifFeatures::default() };
+        }
         let settings = VifSettings {
             rate: self.wanted_rate(),
             multicast_control: choices.multicast_control,
             xdp_headroom: choices.xdp_headroom,
-            ..VifSettings::default()
+            ..fixed
         };
         self.begin_connection(Connection::Vif(ConnectVif {
             connection: random().map_err(|trouble| trouble.to_string())?,
-            queues,
-            control: None,
+            queues: rings.queues,
+            control: rings.control,
             features: choices.features,
             settings,
         }))
@@ -152,4 +165,24 @@ impl Device {
         self.tell_settings(|settings| settings.xdp_headroom = headroom)?;
         self.write(look, &Pairs::new(), State::Reconfigured).await.map(|_| ())
     }
+}
+
+/// What the operator says of a guest's interface, for its whole life. An interface whose own addresses cannot be told is not served
+/// unguarded.
+fn fixed_settings(config: &Config, toolstack: &Toolstack) -> Result<VifSettings, String> {
+    let name = toolstack.domain_name.as_deref();
+    let finish_checksums = config.plain_vifs.includes(name);
+    if !config.guard_vifs.includes(name) {
+        return Ok(VifSettings { finish_checksums, ..VifSettings::default() });
+    }
+    let mac = toolstack.mac.as_deref().unwrap_or_default();
+    let only_mac = vif::mac(mac).ok_or_else(|| {
+        format!("guarded (guard_vifs), but mac is {mac:?}: allowed are six bytes like 00:16:3e:00:00:01")
+    })?;
+    let only_ips = vif::ips(toolstack.ip.as_deref().unwrap_or_default()).map_err(|why| {
+        format!(
+            "guarded (guard_vifs), but in ip {why}: allowed are addresses and networks with spaces between"
+        )
+    })?;
+    Ok(VifSettings { only_mac: Some(only_mac), only_ips, finish_checksums, ..VifSettings::default() })
 }

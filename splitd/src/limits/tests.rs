@@ -85,6 +85,21 @@ fn the_first_start() {
     assert_eq!(limit(&place.enter(&limits)), 0);
 }
 
+/// A domain without a customer stands beside customers by its own weight; one with a customer shares that one's.
+#[test]
+fn who_stands_where() {
+    let text = "version = 1\n[customer.c]\nweight = 9\ndomains = [\"c-*\"]\n[[domain]]\nmatch.glob = \"*\"\nweight = 512\n";
+    let policy = policy::parse(text).unwrap();
+    let standing_of = |name: &str| {
+        let dir = PathBuf::new();
+        let disk = Disk { name: Some(name.into()), uuid: name.into(), vdev: "xvda".into(), dir, place: None };
+        standing(&disk, &policy.disk(disk.who(), "xvda", 51712, None))
+    };
+    let (alone, one, other) = (standing_of("web"), standing_of("c-1"), standing_of("c-2"));
+    assert_eq!((alone.weights, one.weights), ([512, 512, 256], [9, 512, 256]));
+    assert!(one.customer == other.customer && one.domain != other.domain && alone.customer == alone.domain);
+}
+
 /// Set for a while, above the file, and gone when the time is up.
 #[test]
 fn for_a_while() {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::num::{NonZeroU16, NonZeroU32};
 
-use worker::message::{VifFeatures, VifRate, VifRing};
+use worker::message::{IpRange, VifControlRing, VifFeatures, VifRate, VifRing};
 
 use super::{BadNode, Nodes, PORTS_END, flag, number};
 
@@ -84,16 +84,28 @@ fn queue_dir(queues: NonZeroU16, queue: u16) -> String {
 const QUEUE_NODES: [&str; 5] =
     ["tx-ring-ref", "rx-ring-ref", "event-channel", "event-channel-tx", "event-channel-rx"];
 
-/// The nodes that [`queues`] looks at.
+const CONTROL_NODES: [&str; 2] = ["ctrl-ring-ref", "event-channel-ctrl"];
+
+/// The nodes that [`rings`] looks at.
 #[must_use]
-pub fn queue_node_names(queues: NonZeroU16) -> Vec<String> {
+pub fn ring_node_names(queues: NonZeroU16) -> Vec<String> {
     (0..queues.get())
         .flat_map(|queue| QUEUE_NODES.iter().map(move |name| format!("{}{name}", queue_dir(queues, queue))))
+        .chain(CONTROL_NODES.map(str::to_owned))
         .collect()
 }
 
-/// Reads the frontend's queues. Two rings in one page, or two queues on one event channel, are refused.
-pub fn queues(nodes: &Nodes, queues: NonZeroU16) -> Result<Vec<VifRing>, BadNode> {
+/// A frontend's rings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rings {
+    /// In order.
+    pub queues: Vec<VifRing>,
+    /// If it has one.
+    pub control: Option<VifControlRing>,
+}
+
+/// Reads the frontend's rings. Two rings in one page, or two queues on one event channel, are refused.
+pub fn rings(nodes: &Nodes, queues: NonZeroU16) -> Result<Rings, BadNode> {
     let (mut seen_refs, mut seen_ports) = (HashSet::new(), HashSet::new());
     let mut reference = |name: String| {
         let value = nodes.get(&name).map(Vec::as_slice);
@@ -129,7 +141,13 @@ pub fn queues(nodes: &Nodes, queues: NonZeroU16) -> Result<Vec<VifRing>, BadNode
         };
         found.push(VifRing { tx_ref, rx_ref, tx_port, rx_port });
     }
-    Ok(found)
+    let [ring_ref, channel] = CONTROL_NODES;
+    let control = if nodes.contains_key(ring_ref) {
+        Some(VifControlRing { ring_ref: reference(ring_ref.to_owned())?, port: port(channel.to_owned())? })
+    } else {
+        None
+    };
+    Ok(Rings { queues: found, control })
 }
 
 /// `rate`, as `bytes,usec`. What cannot be read is no limit, as with the kernel's netback; the caller says so.
@@ -151,6 +169,12 @@ pub fn mac(value: &str) -> Option<[u8; 6]> {
         *byte = u8::from_str_radix(part, 16).ok()?;
     }
     parts.next().is_none().then_some(mac)
+}
+
+/// `ip`: addresses and networks of IPv4 and IPv6 with spaces (or commas) between.
+pub fn ips(value: &str) -> Result<Vec<IpRange>, String> {
+    let parts = value.split([' ', '\t', ',']).filter(|part| !part.is_empty());
+    parts.map(|part| part.parse().map_err(|why| format!("{part}: {why}"))).collect()
 }
 
 #[cfg(test)]
@@ -194,8 +218,9 @@ mod tests {
             rx_notify: true,
         };
         assert_eq!((choices.queues.get(), choices.features, choices.xdp_headroom), (2, all, 0));
-        let found = queues(&nodes, choices.queues).unwrap();
-        assert_eq!(found[1], VifRing { tx_ref: 1280, rx_ref: 1281, tx_port: 18, rx_port: 19 });
+        let found = rings(&nodes, choices.queues).unwrap();
+        assert_eq!(found.control, None);
+        assert_eq!(found.queues[1], VifRing { tx_ref: 1280, rx_ref: 1281, tx_port: 18, rx_port: 19 });
     }
 
     /// The oldest frontends say almost nothing (net.md B11).
@@ -211,7 +236,31 @@ mod tests {
         let features = VifFeatures { csum_ipv4: true, ..VifFeatures::default() };
         assert_eq!((choices.queues.get(), choices.features), (1, features));
         let ring = VifRing { tx_ref: 8, rx_ref: 9, tx_port: 3, rx_port: 3 };
-        assert_eq!(queues(&nodes, choices.queues), Ok(vec![ring]));
+        assert_eq!(rings(&nodes, choices.queues), Ok(Rings { queues: vec![ring], control: None }));
+    }
+
+    /// B7: a control ring comes with its own page and event channel, as Windows writes it.
+    #[test]
+    fn a_control_ring_has_a_page_and_a_channel() {
+        let with = |more: &[(&str, &str)]| {
+            let base = [("tx-ring-ref", "8"), ("rx-ring-ref", "9"), ("event-channel", "3")];
+            rings(&nodes(&[&base, more].concat()), NonZeroU16::MIN)
+        };
+        let found = with(&[("ctrl-ring-ref", "10"), ("event-channel-ctrl", "4")]).unwrap();
+        assert_eq!(found.control, Some(VifControlRing { ring_ref: 10, port: 4 }));
+        for (gref, port) in [("9", "4"), ("10", "3"), ("x", "4"), ("10", "0")] {
+            assert!(with(&[("ctrl-ring-ref", gref), ("event-channel-ctrl", port)]).is_err(), "{gref} {port}");
+        }
+        assert!(with(&[("ctrl-ring-ref", "10")]).is_err());
+    }
+
+    /// `ip=` as people write it.
+    #[test]
+    fn addresses_of_a_vif() {
+        let found = ips("10.0.0.1 10.0.1.0/24,fd00::1").unwrap();
+        assert_eq!(found.iter().map(|range| range.prefix_bits).collect::<Vec<_>>(), [32, 24, 128]);
+        assert_eq!(ips(" "), Ok(vec![]));
+        assert!(ips("10.0.0.1 web-1").unwrap_err().starts_with("web-1"));
     }
 
     /// Each value that is none is named with what is allowed.
@@ -219,7 +268,7 @@ mod tests {
     fn nonsense_is_refused_by_name() {
         let bad = |pairs: &[(&str, &str)]| {
             let nodes = nodes(pairs);
-            choices(&nodes, FOUR).and_then(|c| queues(&nodes, c.queues)).unwrap_err().to_string()
+            choices(&nodes, FOUR).and_then(|c| rings(&nodes, c.queues)).unwrap_err().to_string()
         };
         let base =
             [("request-rx-copy", "1"), ("tx-ring-ref", "8"), ("rx-ring-ref", "9"), ("event-channel", "3")];
@@ -265,12 +314,12 @@ mod tests {
         /// Whatever a guest writes is rings or an error, never a panic.
         #[test]
         fn any_nodes(values in prop::collection::btree_map(
-            prop::sample::select(CHOICE_NODES.iter().chain(&QUEUE_NODES).map(|n| (*n).to_owned()).collect::<Vec<_>>()),
+            prop::sample::select(CHOICE_NODES.iter().chain(&QUEUE_NODES).chain(&CONTROL_NODES).map(|n| (*n).to_owned()).collect::<Vec<_>>()),
             prop::collection::vec(any::<u8>(), 0..12), 0..12,
         )) {
             let nodes: Nodes = values.into_iter().collect();
             if let Ok(choices) = choices(&nodes, FOUR) {
-                let _ = queues(&nodes, choices.queues);
+                let _ = rings(&nodes, choices.queues);
             }
         }
     }

@@ -174,9 +174,9 @@ fn exit_codes() {
     let world = World::new();
     for (arguments, code, part) in [
         (&["list", "--jsn"][..], 2, "--jsn"),
-        (&["restart"], 2, "<DEV>"),
+        (&["restart"], 2, "<DEV|--all>"),
         (&["show", "vbd/9/xvda"], 1, "no such device"),
-        (&["show", "xvda"], 1, "vbd/DOMAIN/VDEV"),
+        (&["show", "xvda"], 2, "vbd/DOMAIN/VDEV"),
         (&["hotplug", "add", "backend/vif/5/0"], 1, "XENBUS_PATH"),
     ] {
         let output = world.ctl(arguments);

@@ -56,11 +56,22 @@ fn a_crash_loop_freezes() {
     assert!(world.show(&disk)["alarm"].as_str().unwrap().contains("keeps dying"));
     assert_eq!(world.read(&format!("{}/state", disk.backend)).as_deref(), Some("2"));
     let output = world.ctl(&["restart", &disk.dev]);
-    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("the successor died"), "{output:?}");
     world.until("it gives up again", |world| world.show(&disk)["worker"] == "gave-up");
     world.detach(&disk);
     world.guest_says(&disk, "6");
     world.backend_reaches(&disk, "6");
+}
+
+/// Requests that a worker gave up are an alarm beside a disk that goes on; a restart says that somebody has looked at it.
+#[test]
+fn a_given_up_request_is_an_alarm() {
+    let mut world = World::new();
+    let disk = world.connected(5, "/srv/poisoned.img");
+    world.until("the alarm", |world| world.show(&disk)["alarm"].is_string());
+    assert!(world.show(&disk)["alarm"].as_str().unwrap().contains("answered with an error"));
+    assert_eq!(world.show(&disk)["worker"], "serving");
+    assert_eq!(world.read(&format!("{}/state", disk.backend)).as_deref(), Some("4"));
 }
 
 /// Frozen for the disk's trouble: state stays 4, the operator sees why.

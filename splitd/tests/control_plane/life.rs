@@ -68,6 +68,37 @@ fn rounds_leave_nothing() {
     world.until("all children are reaped", |world| world.splitd_children() <= children);
 }
 
+/// A planned restart: the worker is asked to hand over, and the operator hears of it when a successor serves. It is no crash.
+#[test]
+fn a_restart_hands_over() {
+    let mut world = World::new();
+    let disk = world.connected(5, "/srv/a.img");
+    let first = world.pid(&disk).unwrap();
+    for arguments in [vec!["restart", disk.dev.as_str()], vec!["restart", "--all"]] {
+        let before = world.pid(&disk).unwrap();
+        let output = world.ctl(&arguments);
+        let now = world.pid(&disk).unwrap();
+        assert!(output.status.success() && now != before && !runs(before), "{output:?}");
+        let said = format!("{}: worker {now} serves, 0 requests done again\n", disk.dev);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), said);
+    }
+    assert!(world.log().contains("hands over") && !world.log().contains("worker died"), "{}", world.log());
+    assert!(!runs(first));
+    assert_eq!(world.read(&format!("{}/state", disk.backend)).as_deref(), Some("4"));
+}
+
+/// A worker that does not hand over within five seconds is killed, and its successor goes by the journal.
+#[test]
+fn a_restart_does_not_wait_for_ever() {
+    let mut world = World::new();
+    let disk = world.connected(5, "/srv/clings.img");
+    let before = world.pid(&disk).unwrap();
+    let output = world.ctl(&["restart", &disk.dev]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(world.pid(&disk).is_some_and(|now| now != before) && !runs(before));
+    assert!(world.log().contains("no answer while Serving; killed"), "{}", world.log());
+}
+
 /// No worker before its script ran, exactly one after.
 #[test]
 fn a_worker_starts_with_its_script() {

@@ -63,21 +63,37 @@ file_system() {
 }
 
 # ---- guests
-# guest_config NAME DISK…: writes the guest's xl.cfg; prints its path. VCPUS, MEMORY, KERNEL (a version, or grub), VIFS (quoted
-# as xl.cfg wants them) and EXTRA may be set before.
+# bootable_image NAME: a copy of the guests' root disk with a kernel, an initrd and GRUB's configuration in it; prints its path.
+GUEST_ARGUMENTS="console=hvc0 quiet loglevel=1 panic=-1 mitigations=off"
+bootable_image() {
+  local file
+  file=$(root_image "$1")
+  mkdir -p /run/lab/mnt
+  mount -o loop "$file" /run/lab/mnt
+  mkdir -p /run/lab/mnt/boot/grub
+  cp "/lab/guest/$LAB_GUEST/vmlinuz" "/lab/guest/$LAB_GUEST/initrd" /run/lab/mnt/boot/
+  printf '%s\n' 'echo GRUB-READ-ITS-CONFIG' 'set default=0' 'set timeout=0' 'menuentry "Linux" {' \
+    "  linux /boot/vmlinuz $GUEST_ARGUMENTS" '  initrd /boot/initrd' '}' > /run/lab/mnt/boot/grub/grub.cfg
+  umount /run/lab/mnt
+  echo "$file"
+}
+# guest_config NAME DISK…: writes the guest's xl.cfg; prints its path. VCPUS, MEMORY, KERNEL (a version, grub or pygrub), VIFS
+# (quoted as xl.cfg wants them) and EXTRA may be set before.
 guest_config() {
   local name=$1 file=/run/lab/guests/$1.cfg
   shift
   mkdir -p /run/lab/guests
   {
     echo "name=\"$name\""
-    if [ "${KERNEL:-}" = grub ]; then
-      echo 'kernel="/usr/lib/grub-xen/grub-x86_64-xen.bin"'
-    else
-      echo "kernel=\"/lab/guest/${KERNEL:-$LAB_GUEST}/vmlinuz\""
-      echo "ramdisk=\"/lab/guest/${KERNEL:-$LAB_GUEST}/initrd\""
-    fi
-    echo "extra=\"console=hvc0 quiet loglevel=1 panic=-1 mitigations=off\""
+    case ${KERNEL:=$LAB_GUEST} in
+      grub) echo 'kernel="/usr/lib/grub-xen/grub-x86_64-xen.bin"' ;;
+      pygrub) echo 'bootloader="pygrub"' ;;
+      *)
+        echo "kernel=\"/lab/guest/$KERNEL/vmlinuz\""
+        echo "ramdisk=\"/lab/guest/$KERNEL/initrd\""
+        echo "extra=\"$GUEST_ARGUMENTS\""
+        ;;
+    esac
     echo "memory=${MEMORY:-256}"
     echo "vcpus=${VCPUS:-1}"
     echo "cpus=\"1\""
@@ -169,7 +185,6 @@ fio_failed() {
   fail "fio: $(tr '\r' '\n' <<< "$2" | tail -3) $kernel"
 }
 # verify NAME DEVICE FIO-OPTION…: a bounded run of fio that checks every byte it wrote.
-# Without its progress lines: for four processes at once they crash fio 3.33 now and then, whatever serves the disk.
 VERIFY="fio --eta=never --name=verify --ioengine=libaio --direct=1 --verify=crc32c --verify_fatal=1 --verify_backlog=256 --randrepeat=1"
 verify() {
   local name=$1 device=$2 said
@@ -226,11 +241,21 @@ kills_under_verify() {
   guest_stop g
 }
 
+# verify_on_queues NAME DEVICE MIB FIO-OPTION…: four fios at once, each on a processor of its own, so that each queue is used, and on
+# its own so many MiB of the device. Not one fio with four jobs: its end crashes now and then on a loaded machine.
+verify_on_queues() {
+  local name=$1 device=$2 mib=$3 said script
+  shift 3
+  script="cd /run; for job in 0 1 2 3; do
+    $VERIFY --filename=$device --cpus_allowed=\$job --offset=\$((2 * job * $mib))M --size=${mib}M $* > verify.\$job 2>&1 &
+  done; wait; cat verify.?; test \$(grep -c 'err= 0' verify.? | grep -c ':1\$') = 4"
+  said=$(RUN_SECONDS=${RUN_SECONDS:-1800} guest_run "$name" "$script") || fio_failed "$name" "$said"
+}
 # verify_everything NAME: on its xvdb, small requests on every queue, large ones, then writes with discards between.
 verify_everything() {
   local said
   must_within 60 guest_run "$1" 'test -b /dev/xvdb'
-  verify "$1" /dev/xvdb --rw=randwrite --bs=4k --iodepth=32 --numjobs=4 --size=8M --offset_increment=16M --group_reporting
+  verify_on_queues "$1" /dev/xvdb 8 --rw=randwrite --bs=4k --iodepth=32
   verify "$1" /dev/xvdb --rw=write --bs=1M --iodepth=4 --size=64M --offset=64M
   said=$(RUN_SECONDS=900 guest_run "$1" "fio --eta=never --name=trim --ioengine=libaio --direct=1 --filename=/dev/xvdb --rw=trimwrite --bs=64k --iodepth=8 --size=32M --offset=128M 2>&1") || fail "fio with discards: $(tail -3 <<< "$said")"
   grep -q 'err= 0' <<< "$said" || fail "fio with discards: $(grep -m1 'err=' <<< "$said")"
@@ -317,6 +342,25 @@ tcp_file() {
   got=$(timeout 600 busybox nc "$address" 7001 0<>/run/lab/hold | md5sum)
   [ "$got" = "$want" ] || fail "$mib MiB over TCP from the guest: $want became $got"
   guest_run "$name" 'rm /run/tcp.data /run/take.* /run/give.*'
+  rm /srv/tcp.data
+}
+# tcp_stream NAME ADDRESS: bytes over one TCP connection to the guest, on and on, until tcp_stream_end compares what left with what
+# arrived; STREAM_BYTES is then how many.
+tcp_stream() {
+  head -c 64M /dev/urandom > /srv/tcp.data
+  take "$1" md5sum
+  rm -f /run/lab/stop /run/lab/sent
+  (n=0; while [ ! -e /run/lab/stop ]; do dd if=/srv/tcp.data bs=1M count=1 skip=$((n++ % 64)) status=none; done) |
+    tee >(md5sum > /run/lab/sent) >(wc -c > /run/lab/sent.len) | busybox nc "$2" 7000 &
+}
+tcp_stream_end() {
+  local got want
+  touch /run/lab/stop
+  got=$(take_done "$1")
+  must_within 60 test -s /run/lab/sent -a -s /run/lab/sent.len
+  want=$(cat /run/lab/sent)
+  [ "$got" = "$want" ] || fail "over TCP to the guest: $want became $got"
+  STREAM_BYTES=$(cat /run/lab/sent.len)
   rm /srv/tcp.data
 }
 # iperf NAME ADDRESS SECONDS [OPTION…]: from the guest to dom0's ADDRESS; prints the receiver's Mbit/s.

@@ -3,6 +3,8 @@
 # limit: 1800
 scenario() {
   local file id
+  network
+  VIFS=$(vif 2)
   file=$(root_image g)
   EXTRA='on_crash="destroy"' guest_start g "$(disk xvda "$file")"
   guest_panics
@@ -12,6 +14,7 @@ scenario() {
   guest_panics
   must_within 60 sh -c "xl list g | tail -1 | awk '{print \$5}' | grep -q c"
   expect "a preserved guest's disk closed" node_is "$(backend_path g xvda)/state" 4
+  expect "a preserved guest's interface closed" node_is "$(vif_backend g)/state" 4
   xl destroy g
   must_within 60 guest_gone g
 
@@ -21,6 +24,7 @@ scenario() {
   rm -f "$(guest_console g)"
   must_within 60 eval '[ -n "$(xl domid g 2> /dev/null)" ] && [ "$(xl domid g 2> /dev/null)" != '"$id"' ]'
   must_within $UP_SECONDS guest_up g
+  guest_net g 2
   xl destroy g
 }
 guest_panics() {

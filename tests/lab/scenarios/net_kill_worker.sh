@@ -3,17 +3,13 @@
 # backends: splitd
 # limit: 1800
 scenario() {
-  local round victim tap index want got
+  local round victim tap index
   network
   MEMORY=512 VIFS=$(vif 2) guest_start g "$(disk xvda "$(root_image g)")"
   guest_net g 2
   tap=$(vif_name g)
   index=$(cat "/sys/class/net/$tap/ifindex")
-  head -c 64M /dev/urandom > /srv/tcp.data
-  take g md5sum
-  rm -f /run/lab/stop
-  (n=0; while [ ! -e /run/lab/stop ]; do dd if=/srv/tcp.data bs=1M count=1 skip=$((n++ % 64)) status=none; done) |
-    tee >(md5sum > /run/lab/sent) >(wc -c > /run/lab/sent.len) | busybox nc 10.9.0.2 7000 &
+  tcp_stream g 10.9.0.2
   for round in $(seq 20); do
     victim=$(net_workers)
     [ -n "$victim" ] || fail "round $round: no worker"
@@ -23,13 +19,9 @@ scenario() {
     expect "round $round: another tap" [ "$(cat "/sys/class/net/$tap/ifindex")" = "$index" ]
     must_within 60 busybox ping -c 1 -W 1 -q 10.9.0.2
   done
-  touch /run/lab/stop
-  got=$(take_done g)
-  want=$(cat /run/lab/sent)
-  [ "$got" = "$want" ] || fail "over TCP to the guest: $want became $got"
-  note "20 kills in $(($(cat /run/lab/sent.len) >> 20)) MiB over TCP"
-  [ "$(cat /run/lab/sent.len)" -gt 20000000 ] || fail "only $(cat /run/lab/sent.len) bytes went over TCP"
-  rm /srv/tcp.data
+  tcp_stream_end g
+  note "20 kills in $((STREAM_BYTES >> 20)) MiB over TCP"
+  [ "$STREAM_BYTES" -gt 20000000 ] || fail "only $STREAM_BYTES bytes went over TCP"
   guest_net_quiet g
   guest_stop g
 }

@@ -2,7 +2,8 @@
 //! blkback's place. Knows nothing of what a worker does about a fault.
 //!
 //! `SPLITD_FAULTS` is a list of NAME=N: `map-every=3` every third map fails for shortage, `map-first=3` the first three;
-//! `bind-first=5` the first five binds are refused; `copy-call-every=7` every seventh copy call fails as a whole.
+//! `bind-first=5` the first five binds are refused; `copy-call-every=7` every seventh copy call fails as a whole;
+//! `copy-every=7` every seventh copy has a status that is not okay, each time another one.
 
 use std::io;
 use std::path::Path;
@@ -11,8 +12,11 @@ use std::sync::Arc;
 
 use blkback::vbd::Vbd;
 use xenbus::GrantRef;
-use xenbus::hv::MapError;
+use xenbus::hv::{GrantCopy, GrantStatus, MapError};
 use xenbus::sim::{Faulty, Plan, Sim};
+
+/// All that a copy can end with (grant_table.h, `GNTST_*`), GNTST_eagain among them, and some that it cannot.
+const STATUSES: [i16; 16] = [-1, -2, -3, -4, -5, -6, -7, -8, -9, -10, -11, -12, -13, 1, i16::MAX, i16::MIN];
 
 #[derive(Debug, Default)]
 struct Faults {
@@ -20,6 +24,7 @@ struct Faults {
     map_first: u64,
     bind_first: u64,
     copy_call_every: u64,
+    copy_every: u64,
 }
 
 impl Faults {
@@ -33,6 +38,7 @@ impl Faults {
                 "map-first" => faults.map_first = number,
                 "bind-first" => faults.bind_first = number,
                 "copy-call-every" => faults.copy_call_every = number,
+                "copy-every" => faults.copy_every = number,
                 _ => return Err(format!("{name}: no such fault")),
             }
         }
@@ -49,6 +55,11 @@ impl Plan for Faults {
     fn map(&self, n: u64, _refs: &[GrantRef]) -> Option<MapError> {
         let fails = n < self.map_first || is_nth(n, self.map_every);
         fails.then(|| MapError::Shortage(io::ErrorKind::OutOfMemory.into()))
+    }
+
+    fn copy(&self, n: u64, _op: &GrantCopy) -> Option<GrantStatus> {
+        let which = usize::try_from(n / self.copy_every.max(1)).unwrap_or(0);
+        is_nth(n, self.copy_every).then(|| GrantStatus(STATUSES[which % STATUSES.len()]))
     }
 
     fn copy_call(&self, n: u64) -> Option<io::Error> {

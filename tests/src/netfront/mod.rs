@@ -7,6 +7,7 @@
 //!   Frontend::close     5 ─► 6, waits for backend 6, ends every grant; reconnect() is what kexec does
 //! ```
 
+pub mod control;
 mod queue;
 mod ring;
 
@@ -16,6 +17,7 @@ use std::time::Duration;
 use xen_ring::PAGE_LEN;
 use xenbus::sim::SimDomain;
 
+pub use self::control::Control;
 pub use self::queue::{Answer, Queue};
 pub use self::ring::Ring;
 pub use crate::blkfront::{FrontError, state};
@@ -123,6 +125,8 @@ pub struct Options {
     pub csum_ipv6: bool,
     /// `feature-rx-notify`
     pub rx_notify: bool,
+    /// A control ring, if the backend has one.
+    pub control: bool,
     /// Pages posted on each queue.
     pub rx_slots: u32,
     /// More nodes, for those who say more than Linux does.
@@ -143,6 +147,7 @@ impl Default for Options {
             csum_ipv4: true,
             csum_ipv6: true,
             rx_notify: true,
+            control: false,
             rx_slots: NR_SLOTS,
             more: Vec::new(),
             state_timeout: Duration::from_secs(60),
@@ -176,6 +181,8 @@ pub struct Frontend {
     options: Options,
     /// Its queues.
     pub queues: Vec<Queue>,
+    /// Its control ring.
+    pub control: Option<Control>,
 }
 
 impl Frontend {
@@ -183,8 +190,15 @@ impl Frontend {
     pub fn connect(guest: &SimDomain, devid: u32, options: Options) -> Result<Self, FrontError> {
         let store = StoreClient::connect(guest.store_socket())?;
         let home = format!("/local/domain/{}/device/vif/{devid}", guest.id());
-        let mut frontend =
-            Self { guest: guest.clone(), store, home, backend: String::new(), options, queues: Vec::new() };
+        let mut frontend = Self {
+            guest: guest.clone(),
+            store,
+            home,
+            backend: String::new(),
+            options,
+            queues: Vec::new(),
+            control: None,
+        };
         frontend.handshake()?;
         Ok(frontend)
     }
@@ -207,6 +221,9 @@ impl Frontend {
         for _ in 0..count {
             self.queues.push(Queue::new(&self.guest, self.options.is_split && can_split)?);
         }
+        if self.options.control && self.backend_number("feature-ctrl-ring")? == Some(1) {
+            self.control = Some(Control::new(&self.guest)?);
+        }
         self.publish_rings()?;
         self.wait_backend(&[state::CONNECTED])?;
         let slots = self.options.rx_slots;
@@ -228,6 +245,7 @@ impl Frontend {
             nodes.insert(name.to_owned(), u8::from(on).to_string());
         }
         nodes.extend(queue_nodes(&self.queues));
+        nodes.extend(self.control.iter().flat_map(Control::nodes));
         nodes.extend(options.more.iter().cloned());
         nodes
     }
@@ -300,7 +318,8 @@ impl Frontend {
 
     /// Ends all grants; an error names how many the backend still holds.
     pub fn release(&mut self) -> Result<(), FrontError> {
-        let in_use = self.queues.drain(..).map(|queue| queue.release().len()).sum::<usize>();
+        let in_use = self.queues.drain(..).map(|queue| queue.release().len()).sum::<usize>()
+            + self.control.take().map_or(0, Control::release);
         if in_use == 0 {
             return Ok(());
         }

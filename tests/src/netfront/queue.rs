@@ -118,6 +118,11 @@ impl Queue {
 
     /// Sends a frame and says its first slot's id; `None` if there is no room now. Nobody sees it before [`publish`](Self::publish).
     pub fn send(&mut self, frame: &Outgoing) -> Option<u16> {
+        self.send_bytes(&frame.bytes, frame)
+    }
+
+    /// The same with bytes that stand elsewhere than in `frame`.
+    pub fn send_bytes(&mut self, all: &[u8], frame: &Outgoing) -> Option<u16> {
         let nr_slots = frame.slot_lens.len() + frame.extras.len();
         if (self.tx.free() as usize) < nr_slots || self.free_ids.len() < frame.slot_lens.len() {
             return None;
@@ -125,15 +130,15 @@ impl Queue {
         let (mut at, mut first) = (0, None);
         for (number, len) in frame.slot_lens.iter().copied().enumerate() {
             let id = self.free_ids.pop()?;
-            let bytes = frame.bytes.get(at..at + len).unwrap_or_default();
+            let bytes = all.get(at..at + len).unwrap_or_default();
             at += len;
             let offset = usize::from(frame.offset).min(PAGE_LEN - bytes.len().min(PAGE_LEN));
             assert!(self.sent.pages.write(Pool::at(id) * PAGE_LEN + offset, bytes));
             self.is_sent[Pool::at(id)] = true;
             let more = if number + 1 < frame.slot_lens.len() { netif::tx::MORE_DATA } else { 0 };
             let (flags, size) = match number {
-                0 if frame.extras.is_empty() => (frame.flags, frame.bytes.len()),
-                0 => (frame.flags | netif::tx::EXTRA_INFO, frame.bytes.len()),
+                0 if frame.extras.is_empty() => (frame.flags, all.len()),
+                0 => (frame.flags | netif::tx::EXTRA_INFO, all.len()),
                 _ => (0, len),
             };
             let short = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
@@ -204,8 +209,13 @@ impl Queue {
 
     /// The next frame to the guest.
     pub fn receive(&mut self) -> Result<Option<Incoming>, FrontError> {
+        self.receive_behind(Vec::new())
+    }
+
+    /// The same, behind bytes that are there already.
+    pub fn receive_behind(&mut self, bytes: Vec<u8>) -> Result<Option<Incoming>, FrontError> {
         let Some(mut response) = self.rx_answer()? else { return Ok(None) };
-        let mut frame = Incoming { flags: response.flags, ..Incoming::default() };
+        let mut frame = Incoming { bytes, flags: response.flags, ..Incoming::default() };
         let mut more_extras = response.flags & netif::rx::EXTRA_INFO != 0;
         loop {
             self.take(&response, &mut frame)?;

@@ -12,6 +12,8 @@ pub struct VifConfig {
     pub devid: u32,
     /// `mac=`
     pub mac: String,
+    /// `ip=`
+    pub ip: Option<String>,
     /// `mtu=`, written if it is not 1500.
     pub mtu: u16,
     /// `rate=`, as libxl writes it: `bytes,microseconds`.
@@ -22,7 +24,7 @@ impl VifConfig {
     /// The interface with this number.
     #[must_use]
     pub fn new(devid: u32) -> Self {
-        Self { devid, mac: format!("00:16:3e:00:00:{devid:02x}"), mtu: 1500, rate: None }
+        Self { devid, mac: format!("00:16:3e:00:00:{devid:02x}"), ip: None, mtu: 1500, rate: None }
     }
 
     fn backend_nodes(&self, domain: DomId, paths: &Paths) -> Vec<(&'static str, String)> {
@@ -36,6 +38,9 @@ impl VifConfig {
         ];
         if let Some(rate) = &self.rate {
             nodes.push(("rate", rate.clone()));
+        }
+        if let Some(ip) = &self.ip {
+            nodes.push(("ip", ip.clone()));
         }
         if self.mtu != 1500 {
             nodes.push(("mtu", self.mtu.to_string()));

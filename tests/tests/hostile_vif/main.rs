@@ -2,6 +2,7 @@
 //! are those of the hostile catalogue. A neighbour's frames flow all the time, and it must not notice.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test's helpers may fail the test
 
+mod control;
 mod nodes;
 mod rings;
 mod rx;

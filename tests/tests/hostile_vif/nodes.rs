@@ -54,7 +54,7 @@ fn nodes_that_make_no_sense_close() {
     b.neighbour_is_well();
 }
 
-/// N28, N30, N31, X9, X15: what is not looked at, or not any more, changes nothing.
+/// N30, N31, X9, X15: what is not looked at, or not any more, changes nothing.
 #[test]
 fn nodes_changed_after_connecting_change_nothing() {
     let mut b = Bed::new();

@@ -25,7 +25,7 @@ fn peek(ring: &GuestPages, at: usize) -> u32 {
     u32::from_le_bytes(word)
 }
 
-/// R1, R2, R3: indices that claim more than the ring holds, ahead or behind, on either ring.
+/// B2.1, R1, R2, R3: indices that claim more than the ring holds, ahead or behind, on either ring.
 #[test]
 fn an_impossible_req_prod_closes_this_device_only() {
     let mut b = Bed::new();

@@ -29,7 +29,7 @@ fn chain(gref: GrantRef, first_len: u16, n: usize, len: u16) -> Vec<Slot> {
     slots
 }
 
-/// Each of these closes the device with a reason, and another connection serves.
+/// B2.8: each of these closes the device with a reason, and another connection serves.
 fn all_close(cases: impl Fn(GrantRef) -> Vec<(String, Vec<Slot>)>) {
     let mut b = Bed::new();
     for (name, slots) in cases(b.page.1) {
@@ -101,7 +101,7 @@ fn extra_infos_that_make_no_sense_close() {
     });
 }
 
-/// Each of these is answered slot by slot, in the ring's order, and no frame leaves; the connection goes on.
+/// B2.7: each of these is answered slot by slot, in the ring's order, and no frame leaves; the connection goes on.
 fn all_answered(b: &mut Bed, queue: &mut Queue, cases: Vec<(String, Vec<Slot>, Vec<i16>)>) {
     for (name, slots, expected) in cases {
         Bed::push(queue, &slots);

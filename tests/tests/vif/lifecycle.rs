@@ -44,6 +44,7 @@ fn features_are_offered() {
         ("feature-multicast-control", 1),
         ("feature-split-event-channels", 1),
         ("feature-xdp-headroom", 1),
+        ("feature-ctrl-ring", 1),
         ("multi-queue-max-queues", 4),
     ] {
         assert_eq!(b.front.backend_number(node).unwrap(), Some(value), "{node}");

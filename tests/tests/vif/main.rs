@@ -3,6 +3,8 @@
 //! rules.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test's helpers may fail the test
 
+mod control;
+mod guarded;
 mod lifecycle;
 mod offloads;
 mod settings;
@@ -37,7 +39,10 @@ impl Bed {
     }
 
     fn with(vif: &VifConfig, options: Options) -> Self {
-        let mut world = World::start(ALL).unwrap();
+        Self::on(World::start(ALL).unwrap(), vif, options)
+    }
+
+    fn on(mut world: World, vif: &VifConfig, options: Options) -> Self {
         let guest = world.guest(5).unwrap();
         let paths = world.attach_vif(&guest, vif).unwrap_or_else(|e| panic!("{e}\n{}", world.log()));
         let front =

@@ -43,7 +43,7 @@ fn validated_frames_leave_plain() {
     assert_right(&frame.bytes, TCP4, 1, 500);
 }
 
-/// B2.4, B4: uncut TCP leaves uncut: its header says how to cut it. With an open checksum or without, the latter is opened.
+/// B2.4, B2.6, B4: uncut TCP leaves uncut: its header says how to cut it. With an open checksum or without, the latter is opened.
 #[test]
 fn uncut_tcp_leaves_uncut() {
     let mut b = Bed::new(Options::default());

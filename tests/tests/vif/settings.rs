@@ -7,7 +7,7 @@ use splitd_tests::toolstack::VifConfig;
 
 use super::{Bed, SOON, assert_right};
 
-/// B10, N23: under a rate frames wait and none is lost; a new rate counts at once; what cannot be read is no limit.
+/// B2.3, B10, N23: under a rate frames wait and none is lost; a new rate counts at once; what cannot be read is no limit.
 #[test]
 fn a_rate_holds_frames_back_and_loses_none() {
     // One byte in a second: behind the burst of two of the longest frames nothing more would pass in anybody's lifetime.

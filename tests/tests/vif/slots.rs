@@ -25,7 +25,7 @@ fn frames_of_many_slots_leave_whole() {
     }
 }
 
-/// B2.5: pieces of any lengths, a few bytes or none (XSA-448) among them.
+/// B2.5, B2.9: pieces of any lengths, a few bytes or none (XSA-448) among them, headers in several slots.
 #[test]
 fn uneven_pieces_leave_whole() {
     let mut b = Bed::new(Options::default());

@@ -52,6 +52,38 @@ fn only_its_own_connection_resumes() {
     assert_eq!(journal.begin(8, SHAPE, &[1, 2], 0).unwrap(), Begun::Fresh);
 }
 
+/// Who dies doing one entry alone leaves word of it; another entry, and one that was answered, is not blamed.
+#[test]
+fn deaths_are_counted_for_the_entry_that_was_done_alone() {
+    let (_dir, path) = path();
+    let begin = || {
+        let mut journal = Journal::open(&path, SHAPE).unwrap();
+        if let Begun::Resumed(plan) = journal.begin(7, SHAPE, &[], 0).unwrap() {
+            journal.note_crash(&plan);
+        }
+        journal
+    };
+    let mut first = begin();
+    first.take(0, 0, b"request zero");
+    first.take(1, 1, b"request one ");
+    assert_eq!((first.attempts(), first.deaths(0)), (0, 0));
+    assert_eq!(begin().attempts(), 1);
+    let third = begin();
+    assert_eq!((third.attempts(), third.deaths(0), third.deaths(1)), (2, 0, 0));
+    third.suspect(1);
+    let fourth = begin();
+    assert_eq!((fourth.attempts(), fourth.deaths(0), fourth.deaths(1)), (3, 0, 1));
+    fourth.caught_up();
+    let mut fifth = begin();
+    assert_eq!((fifth.attempts(), fifth.deaths(1)), (1, 1));
+    fifth.stage(1, 0, 0);
+    fifth.intend(1);
+    fifth.published(1);
+    fifth.free(1);
+    fifth.take(1, 2, b"request two ");
+    assert_eq!(fifth.deaths(1), 0, "another request in its place");
+}
+
 /// The order of a publish: killed between the ring's index and the entries, nothing is answered twice.
 #[test]
 fn published_answers_are_not_repeated() {

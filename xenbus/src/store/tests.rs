@@ -212,7 +212,7 @@ fn watches_can_be_set_while_the_store_is_away() {
     });
 }
 
-/// xenstore.txt: `EAGAIN` at the end means once more from the start.
+/// X16; xenstore.txt: `EAGAIN` at the end means once more from the start, twenty times at most.
 #[test]
 fn a_transaction_is_tried_again_from_the_start() {
     run(async || {

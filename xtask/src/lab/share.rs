@@ -34,6 +34,7 @@ pub(crate) fn lay_out(
     copy_dir(&lab.join("dom0"), &share.join("dom0"))?;
     copy_dir(&lab.join("scenarios"), &share.join("scenarios"))?;
     copy_dir(&command::root().join("bench/fio"), &share.join("fio"))?;
+    fs::copy(command::root().join("docs/getting-started.md"), share.join("getting-started.md"))?;
     if let Some(deb) = deb {
         fs::copy(deb, share.join("splitd.deb")).with_context(|| format!("{}", deb.display()))?;
         fs::copy(dist::next()?, share.join("splitd-next.deb")).context("the package to upgrade to")?;
