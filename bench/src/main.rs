@@ -45,6 +45,12 @@ enum What {
         #[arg(long)]
         json: Option<PathBuf>,
     },
+    /// Shares, caps and isolation on a simulated device, beside other rules; and what a decision costs
+    Qos {
+        /// Also write the report as JSON
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
     /// A guest's network through netback on the simulated host beside a copier from tap to tap
     Net {
         /// Where splitd and the workers are
@@ -120,6 +126,11 @@ fn main() -> Result<()> {
             let how = sim::How { mode, busy_poll_us };
             let rows = block(&blkback, &dir, pairs, &only, how)?;
             finish(&Report::new("sim", machine(), rows), json.as_deref())
+        }
+        What::Qos { json } => {
+            let report = bench::qos::measure(machine());
+            print!("{}", report.table());
+            json.map_or(Ok(()), |path| write_json(&report, &path))
         }
         What::Net { programs, pairs, milliseconds, only, json } => {
             if let Some(rows) = net(&programs, pairs, milliseconds, &only)? {

@@ -289,6 +289,7 @@ fn open(target: &Path, run_dir: PathBuf, how: How) -> Open {
         busy_poll_us: how.busy_poll_us,
         run_dir,
         uid: None,
+        qos: None,
     }
 }
 

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use worker::journal::Journal;
 use worker::log_limit::LogLimit;
 use worker::message::Abi;
+use worker::qos::Gate;
 use worker::uring::{Completion, FileIndex, Uring};
 use worker::wake::Bell;
 use xen_ring::{BackRing, Overrun};
@@ -33,6 +34,7 @@ use crate::rmw::EdgeOwners;
 use crate::shortage::{Notice, Shortage};
 use crate::slot::{Chunk, ChunkId, Slot, SlotId, Tag};
 use crate::wire::Segment;
+use throttle::Throttle;
 
 mod answer;
 mod complete;
@@ -41,6 +43,7 @@ mod issue;
 mod mapped;
 mod replay;
 mod take;
+mod throttle;
 
 use replay::Replay;
 
@@ -77,6 +80,8 @@ pub(crate) struct Device {
     pub(crate) flushes: Arc<Flushes>,
     /// Wakes every queue.
     pub(crate) bells: OnceLock<Vec<Bell>>,
+    /// What the disk is held to, if to anything.
+    pub(crate) gate: OnceLock<Gate>,
 }
 
 /// Why a queue cannot go on.
@@ -156,6 +161,8 @@ pub(crate) struct Queue<G: GrantTable, E> {
     fetch_ops: Vec<GrantCopy>,
     /// Slots with work to give to the disk, in order.
     waiting: VecDeque<SlotId>,
+    /// Slots that limits hold back.
+    throttle: Throttle,
     /// Slots done and to be answered.
     finished: Vec<SlotId>,
     copy_in: Copies,
@@ -232,7 +239,9 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         self.answer()?;
         self.note_wakeup(taken);
         // With nothing in flight no completion would come for those that still wait.
-        let stuck = !self.waiting.is_empty() && self.in_flight() == 0 && !self.shortage && !self.edge_wait;
+        let waits = !self.waiting.is_empty() || !self.throttle.is_empty();
+        let known = self.shortage || self.edge_wait || self.throttle.is_waiting();
+        let stuck = waits && self.in_flight() == 0 && !known;
         let stuck = stuck || self.replay.has_next();
         if (!self.takes_nothing() && (self.linger()? || self.ring.final_check()?)) || stuck {
             self.uring.submit()?;
@@ -240,7 +249,8 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         }
         let storm = self.acknowledge()?;
         let shortage = self.shortage.then_some(SHORTAGE_PAUSE);
-        Ok(Next::Wait(storm.or(shortage).or_else(|| self.look_after_mappings())))
+        let wait = storm.or(shortage).or_else(|| self.look_after_mappings());
+        Ok(Next::Wait([wait, self.throttle.wait()].into_iter().flatten().min()))
     }
 
     /// Looks for a moment for what comes next, if that is worth it; true if it has come. At depth it would only cost: there the next

@@ -250,6 +250,9 @@ where
                 connecting.fence_ms = Some(u64::try_from(waited.as_millis()).unwrap_or(u64::MAX));
                 worker::crash_point!("after_fence");
                 let late = connecting.late;
+                if let Some(gate) = held.device.gate.get() {
+                    gate.nothing_in_flight();
+                }
                 self.connect_queues();
                 if late {
                     self.phase = Phase::Opened;

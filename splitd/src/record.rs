@@ -204,6 +204,7 @@ mod tests {
             busy_poll_us: 50,
             run_dir: "/run/splitd/vbd-5-51712".into(),
             uid: Some(7),
+            qos: None,
         }
     }
 

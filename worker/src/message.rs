@@ -103,6 +103,22 @@ pub struct Open {
     pub run_dir: PathBuf,
     /// User and group to become; `None` keeps the current one (a host without root, the simulated one).
     pub uid: Option<u32>,
+    /// What limits it; a splitd of the version before knows none.
+    #[serde(default)]
+    pub qos: Option<QosFiles>,
+}
+
+/// Where a disk's limits stand, and what was used of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QosFiles {
+    /// What splitd writes.
+    pub page: PathBuf,
+    /// What the worker writes; only splitd reads it.
+    pub usage: PathBuf,
+    /// The account that all disks of the domain share.
+    pub domain: PathBuf,
+    /// The account that all domains of the customer share.
+    pub customer: Option<PathBuf>,
 }
 
 /// What the target turned out to be.

@@ -18,6 +18,7 @@ use xenbus::hv::{EventChannel, GrantTable};
 use xenbus::memory::LocalMemory;
 
 use super::replay::{Left, Replay};
+use super::throttle::Throttle;
 use super::{Copies, Device, Queue, Stop};
 use crate::discard::DiscardLine;
 use crate::figures::Figures;
@@ -177,6 +178,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             fetching: Vec::with_capacity(nr_slots),
             fetch_ops: Vec::with_capacity(nr_slots),
             waiting: VecDeque::with_capacity(nr_slots),
+            throttle: Throttle::with_room(nr_slots),
             finished: Vec::with_capacity(nr_slots),
             copy_in: Copies::with_room(nr_slots * 16),
             copy_out: Copies::with_room(nr_slots * 16),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use worker::counters;
 use worker::journal::Journal;
 use worker::message::{Fault, MAX_BUSY_POLL_US, Open, Opened, Phase};
+use worker::qos::Gate;
 use worker::sandbox;
 use worker::uring::Uring;
 use worker::wake::Bell;
@@ -62,6 +63,10 @@ where
         let nr_queues = u32::from(open.max_queues);
         let counters = counters::open(&open.run_dir.join("counters"), &figures::NAMES, nr_queues)
             .map_err(|e| host("counters file", &e))?;
+        if let Some(files) = &open.qos {
+            let gate = Gate::open(files).map_err(|e| host("limits", &e))?;
+            let _ = device.gate.set(gate);
+        }
         let discards = (opened.discard.is_some() && target.is_block_device())
             .then(|| Discards::start(Arc::clone(&target)))
             .transpose()

@@ -50,6 +50,7 @@ impl World {
             busy_poll_us: 50,
             run_dir: self.dir.path().into(),
             uid: None,
+            qos: None,
         }
     }
 
