@@ -4,6 +4,8 @@
 pub mod cpu;
 pub mod fio;
 pub mod net;
+#[allow(clippy::cast_precision_loss)] // figures for people
+pub mod qos;
 pub mod report;
 pub mod rows;
 pub mod scale;

@@ -38,6 +38,15 @@ enum What {
         /// How the worker moves data
         #[arg(long, value_enum, default_value_t = Mode::Copy)]
         mode: Mode,
+        /// The worker's `busy_poll_us`
+        #[arg(long, default_value_t = 0)]
+        busy_poll_us: u32,
+        /// Also write the report as JSON
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+    /// Shares, caps and isolation on a simulated device, beside other rules; and what a decision costs
+    Qos {
         /// Also write the report as JSON
         #[arg(long)]
         json: Option<PathBuf>,
@@ -109,13 +118,19 @@ enum Mode {
 
 fn main() -> Result<()> {
     match Args::parse().what {
-        What::Block { blkback, dir, pairs, only, mode, json } => {
+        What::Block { blkback, dir, pairs, only, mode, busy_poll_us, json } => {
             let mode = match mode {
                 Mode::Copy => TransferMode::Copy,
                 Mode::Persistent => TransferMode::Persistent,
             };
-            let rows = block(&blkback, &dir, pairs, &only, mode)?;
+            let how = sim::How { mode, busy_poll_us };
+            let rows = block(&blkback, &dir, pairs, &only, how)?;
             finish(&Report::new("sim", machine(), rows), json.as_deref())
+        }
+        What::Qos { json } => {
+            let report = bench::qos::measure(machine());
+            print!("{}", report.table());
+            json.map_or(Ok(()), |path| write_json(&report, &path))
         }
         What::Net { programs, pairs, milliseconds, only, json } => {
             if let Some(rows) = net(&programs, pairs, milliseconds, &only)? {
@@ -153,14 +168,14 @@ fn given<R: Row>() -> Result<Vec<R>> {
     rows.context("rows on standard input")
 }
 
-fn block(blkback: &Path, dir: &Path, pairs: u32, only: &str, mode: TransferMode) -> Result<Vec<BlockRow>> {
+fn block(blkback: &Path, dir: &Path, pairs: u32, only: &str, how: sim::How) -> Result<Vec<BlockRow>> {
     let scratch = tempfile::Builder::new().prefix("splitd-bench").tempdir_in(dir)?;
     let target = sim::make_target(scratch.path(), 256 << 20)?;
     let mut rows = Vec::new();
     for job in JOBS.into_iter().filter(|j| j.name.contains(only)) {
         let operations = operations(job);
         for pair in 0..pairs {
-            let mut bed = sim::Bed::start(blkback, &target, job, mode)?;
+            let mut bed = sim::Bed::start(blkback, &target, job, how)?;
             rows.push(bed.run(job, operations)?);
             bed.finish()?;
             rows.push(fio::run_direct(job, &target, operations)?);

@@ -52,6 +52,15 @@ fn next(state: &mut u64) -> u64 {
     state.wrapping_mul(0x2545_f491_4f6c_dd1d)
 }
 
+/// How a worker is to serve.
+#[derive(Clone, Copy, Debug)]
+pub struct How {
+    /// How it moves data.
+    pub mode: TransferMode,
+    /// How long it looks for what comes next.
+    pub busy_poll_us: u32,
+}
+
 /// One worker serving one file to one simulated guest.
 #[derive(Debug)]
 pub struct Bed {
@@ -81,7 +90,7 @@ struct Slot {
 
 impl Bed {
     /// Starts `blkback` (its path) on `target`, for requests of at most `job`'s length and depth.
-    pub fn start(blkback: &Path, target: &Path, job: Job, mode: TransferMode) -> Result<Self> {
+    pub fn start(blkback: &Path, target: &Path, job: Job, how: How) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("splitd-bench").tempdir_in(volatile_dir())?;
         let host = SimHost::start(dir.path())?;
         let domain = host.domain(GUEST, "guest", VM_UUID, 8192)?;
@@ -98,7 +107,7 @@ impl Bed {
         let mut control = BufReader::new(stream);
         say(&mut control, &ToWorker::Hello { version: VERSION })?;
         hear(&mut control, |m| matches!(m, FromWorker::Hello { .. }).then_some(()))?;
-        say(&mut control, &ToWorker::Open(open(target, run_dir)))?;
+        say(&mut control, &ToWorker::Open(open(target, run_dir, how)))?;
         let capacity_sectors = hear(&mut control, |m| match m {
             FromWorker::Opened(opened) => Some(opened.capacity_sectors),
             _ => None,
@@ -107,7 +116,7 @@ impl Bed {
             connection: 1,
             queues: vec![queue],
             abi: Abi::Native64,
-            mode,
+            mode: how.mode,
             barrier: false,
             predecessor_crashed: false,
             fence_timeout_ms: 5000,
@@ -265,7 +274,7 @@ impl Pattern {
     }
 }
 
-fn open(target: &Path, run_dir: PathBuf) -> Open {
+fn open(target: &Path, run_dir: PathBuf, how: How) -> Open {
     Open {
         frontend: GUEST.0,
         devid: 51712,
@@ -277,8 +286,10 @@ fn open(target: &Path, run_dir: PathBuf) -> Open {
         max_ring_order: 0,
         max_indirect_segments: 256,
         buffer_len_bytes: 4 << 20,
+        busy_poll_us: how.busy_poll_us,
         run_dir,
         uid: None,
+        qos: None,
     }
 }
 

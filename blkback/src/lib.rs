@@ -5,6 +5,7 @@
 mod discard;
 pub mod figures;
 mod flushes;
+mod linger;
 mod persistent;
 mod pool;
 mod queue;

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use worker::journal::Journal;
 use worker::log_limit::LogLimit;
 use worker::message::Abi;
+use worker::qos::Gate;
 use worker::uring::{Completion, FileIndex, Uring};
 use worker::wake::Bell;
 use xen_ring::{BackRing, Overrun};
@@ -25,6 +26,7 @@ use xenbus::memory::LocalMemory;
 use crate::discard::DiscardLine;
 use crate::figures::{Counter, Figures};
 use crate::flushes::{FlushLine, Flushes};
+use crate::linger::Linger;
 use crate::persistent::Cache;
 use crate::pool::Pool;
 use crate::request::Limits;
@@ -32,6 +34,7 @@ use crate::rmw::EdgeOwners;
 use crate::shortage::{Notice, Shortage};
 use crate::slot::{Chunk, ChunkId, Slot, SlotId, Tag};
 use crate::wire::Segment;
+use throttle::Throttle;
 
 mod answer;
 mod complete;
@@ -40,6 +43,7 @@ mod issue;
 mod mapped;
 mod replay;
 mod take;
+mod throttle;
 
 use replay::Replay;
 
@@ -60,6 +64,9 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(1);
 const STORM_WAKEUPS: u32 = 64;
 const STORM_PAUSE: Duration = Duration::from_millis(2);
 
+/// Between two looks while lingering.
+const SPINS: u32 = 16;
+
 /// What all queues of a device look at.
 #[derive(Debug, Default)]
 pub(crate) struct Device {
@@ -73,6 +80,8 @@ pub(crate) struct Device {
     pub(crate) flushes: Arc<Flushes>,
     /// Wakes every queue.
     pub(crate) bells: OnceLock<Vec<Bell>>,
+    /// What the disk is held to, if to anything.
+    pub(crate) gate: OnceLock<Gate>,
 }
 
 /// Why a queue cannot go on.
@@ -152,6 +161,8 @@ pub(crate) struct Queue<G: GrantTable, E> {
     fetch_ops: Vec<GrantCopy>,
     /// Slots with work to give to the disk, in order.
     waiting: VecDeque<SlotId>,
+    /// Slots that limits hold back.
+    throttle: Throttle,
     /// Slots done and to be answered.
     finished: Vec<SlotId>,
     copy_in: Copies,
@@ -183,6 +194,10 @@ pub(crate) struct Queue<G: GrantTable, E> {
     put_off_ns: u64,
     /// How long the kernel has been short.
     lack: Shortage,
+    /// For the frontend's next request, while there is nothing else to wait for.
+    linger_for_frontend: Linger,
+    /// For the disk, while it has one operation of ours.
+    linger_for_disk: Linger,
     /// Takes nothing new.
     closing: bool,
     mappings_seen_ns: u64,
@@ -206,7 +221,11 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         self.limits.capacity_sectors = self.device.capacity_sectors.load(Ordering::Relaxed);
         self.shortage = false;
         self.edge_wait = false;
+        let in_flight = self.in_flight();
         self.reap()?;
+        if self.in_flight() < in_flight {
+            self.linger_for_disk.end(self.now_ns);
+        }
         self.try_again()?;
         self.copy_out()?;
         if self.device.frozen.load(Ordering::Acquire) {
@@ -220,26 +239,63 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         self.answer()?;
         self.note_wakeup(taken);
         // With nothing in flight no completion would come for those that still wait.
-        let stuck = !self.waiting.is_empty() && self.in_flight() == 0 && !self.shortage && !self.edge_wait;
+        let waits = !self.waiting.is_empty() || !self.throttle.is_empty();
+        let known = self.shortage || self.edge_wait || self.throttle.is_waiting();
+        let stuck = waits && self.in_flight() == 0 && !known;
         let stuck = stuck || self.replay.has_next();
-        if (!self.takes_nothing() && self.ring.final_check()?) || stuck {
+        if (!self.takes_nothing() && (self.linger()? || self.ring.final_check()?)) || stuck {
             self.uring.submit()?;
             return Ok(Next::Again);
         }
         let storm = self.acknowledge()?;
         let shortage = self.shortage.then_some(SHORTAGE_PAUSE);
-        Ok(Next::Wait(storm.or(shortage).or_else(|| self.look_after_mappings())))
+        let wait = storm.or(shortage).or_else(|| self.look_after_mappings());
+        Ok(Next::Wait([wait, self.throttle.wait()].into_iter().flatten().min()))
+    }
+
+    /// Looks for a moment for what comes next, if that is worth it; true if it has come. At depth it would only cost: there the next
+    /// completion is under way anyway, and batches grow while we sleep.
+    fn linger(&mut self) -> Result<bool, Stop> {
+        let now_ns = self.clock_ns();
+        let waits_for_disk = self.in_flight() == 1;
+        let limit_ns = match self.in_flight() {
+            0 => self.linger_for_frontend.begin(now_ns),
+            1 => self.linger_for_disk.begin(now_ns),
+            _ => return Ok(false),
+        };
+        if limit_ns == 0 {
+            return Ok(false);
+        }
+        self.uring.submit()?;
+        while self.clock_ns() - now_ns < limit_ns {
+            if self.ring.unconsumed()? > 0 || self.uring.has_ended()? {
+                return Ok(true);
+            }
+            (0..SPINS).for_each(|_| std::hint::spin_loop());
+        }
+        if waits_for_disk {
+            self.linger_for_disk.miss();
+        } else {
+            self.linger_for_frontend.miss();
+        }
+        Ok(false)
+    }
+
+    fn clock_ns(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     fn look_at_clock(&mut self) {
-        self.now_ns = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.now_ns = self.clock_ns();
     }
 
     fn note_wakeup(&mut self, taken: u32) {
         if taken > 0 {
             self.empty_wakeups = 0;
+            self.linger_for_frontend.end(self.now_ns);
         } else if self.event && !self.event_held {
             self.empty_wakeups = self.empty_wakeups.saturating_add(1);
+            self.linger_for_frontend.end_in_vain();
             self.figures.add(Counter::EmptyWakeups, 1);
         }
     }

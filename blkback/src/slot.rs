@@ -110,6 +110,9 @@ pub(crate) struct Chunk {
     /// Edges that are still being read.
     pub(crate) edges_left: u8,
     pub(crate) failed: bool,
+    /// What it takes of the device's time.
+    pub(crate) cost_ns: u64,
+    pub(crate) begun_ns: u64,
 }
 
 impl Chunk {
@@ -127,6 +130,8 @@ impl Chunk {
         edges: [None; 2],
         edges_left: 0,
         failed: false,
+        cost_ns: 0,
+        begun_ns: 0,
     };
 }
 

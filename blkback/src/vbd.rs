@@ -250,6 +250,9 @@ where
                 connecting.fence_ms = Some(u64::try_from(waited.as_millis()).unwrap_or(u64::MAX));
                 worker::crash_point!("after_fence");
                 let late = connecting.late;
+                if let Some(gate) = held.device.gate.get() {
+                    gate.nothing_in_flight();
+                }
                 self.connect_queues();
                 if late {
                     self.phase = Phase::Opened;
@@ -303,6 +306,7 @@ where
                 frontend: held.open.frontend,
                 connection: connect.connection,
                 predecessor_crashed: connect.predecessor_crashed,
+                busy_poll_ns: u64::from(held.open.busy_poll_us) * 1000,
                 ring: ring.clone(),
                 abi: connect.abi,
                 mode,

@@ -40,6 +40,15 @@ pub struct Totals {
     pub latency_ns: u64,
 }
 
+impl Totals {
+    /// Begun and not ended. Sums that are read one after the other may have more that ended.
+    #[must_use]
+    pub fn in_flight_ops(&self) -> f64 {
+        let ops = self.issued_ops.wrapping_sub(self.done_ops);
+        if ops > u64::MAX / 2 { 0.0 } else { to_f64(ops) }
+    }
+}
+
 /// One measurement. Time is taken for each ns of work, or a change in what is asked would look like one of the device: a large
 /// request takes longer than a small one.
 #[derive(Clone, Copy, Debug)]
@@ -103,6 +112,12 @@ impl Depth {
         GAIN + GAIN_NOISE * self.noise
     }
 
+    /// The most work a second that it did lately.
+    #[must_use]
+    pub fn most_per_s(&self) -> f64 {
+        self.epochs.iter().map(|e| e.work_per_s).fold(0.0, f64::max) * 1e9
+    }
+
     /// How full it is.
     #[must_use]
     pub fn level(&self, in_flight_ops: f64) -> f64 {
@@ -126,7 +141,7 @@ impl Depth {
         let done = totals.done_ops.wrapping_sub(self.last.done_ops);
         let time_ns = now_ns.saturating_sub(self.last_ns);
         if !self.probing {
-            let off = (self.level(to_f64(totals.issued_ops.wrapping_sub(totals.done_ops))) - 1.0).abs();
+            let off = (self.level(totals.in_flight_ops()) - 1.0).abs();
             self.noise += (off.min(0.6) - self.noise) * NOISE_BLEND;
         }
         if time_ns == 0 || done < LEAST_COMPLETIONS && time_ns < LONGEST_EPOCH_NS {
@@ -155,7 +170,7 @@ impl Depth {
         while self.epochs.front().is_some_and(old) || self.epochs.len() > EPOCHS_MAX {
             self.epochs.pop_front();
         }
-        let most = self.epochs.iter().map(|e| e.work_per_s).fold(0.0, f64::max);
+        let most = self.most_per_s() / 1e9;
         if self.probing {
             // What ends first was begun when there was more. As long as it gets shorter, there still was.
             let falls = self.probed == 0 || epoch.stretch < before * 0.9;

@@ -8,6 +8,8 @@ use crate::depth::{Depth, Totals, to_f64};
 use crate::fill::{self, Vessel};
 use crate::share::{Grant, Work};
 
+/// As much more than the device has shown to do is given out at most.
+const PACE_MOST: f64 = 1.3;
 /// Between plans, ns.
 pub const PLAN_NS: u64 = 5_000_000;
 /// How soon the device's fill is to be right again, ns.
@@ -24,6 +26,8 @@ const STARVED: f64 = 0.7;
 const HUNGRY_NS: u64 = 50_000_000;
 /// Weight of the latest look in what is done.
 const DONE_BLEND: f64 = 0.03;
+/// More than any disk does between two plans.
+const GROWTH_MAX: u64 = 1 << 50;
 /// Weight of the latest look in the mean cost of a request.
 const COST_BLEND: f64 = 0.1;
 
@@ -97,6 +101,7 @@ pub struct Planner {
     level: f64,
     /// Plans in a row in which the device had too little although more was asked for.
     starved: u32,
+    sums: Totals,
     /// Work a second that is given out.
     pace: f64,
     /// Work a second that was done of late.
@@ -115,6 +120,9 @@ impl Planner {
     pub fn join(&mut self, standing: Standing, sample: Sample, grant: Grant) -> MemberId {
         let id = MemberId(self.next);
         self.next += 1;
+        let now = sample.totals;
+        self.sums.issued_ops = self.sums.issued_ops.wrapping_add(now.issued_ops.wrapping_sub(now.done_ops));
+        self.sums.issued_ns = self.sums.issued_ns.wrapping_add(now.issued_ns.wrapping_sub(now.done_ns));
         let member = Member {
             standing,
             last: sample,
@@ -130,9 +138,13 @@ impl Planner {
         id
     }
 
-    /// A disk goes, once its last request has ended.
+    /// A disk goes; nothing of it is under way any more.
     pub fn leave(&mut self, id: MemberId) {
-        self.members.remove(&id);
+        if let Some(member) = self.members.remove(&id) {
+            let last = member.last.totals;
+            self.sums.done_ops = self.sums.done_ops.wrapping_add(last.issued_ops.wrapping_sub(last.done_ops));
+            self.sums.done_ns = self.sums.done_ns.wrapping_add(last.issued_ns.wrapping_sub(last.done_ns));
+        }
     }
 
     /// Another policy.
@@ -164,19 +176,21 @@ impl Planner {
         let time_ns = now_ns.saturating_sub(std::mem::replace(&mut self.planned_ns, now_ns));
         if time_ns == 0 || time_ns == now_ns {
             // The first look only says where the sums stand.
-            self.members.iter_mut().for_each(|(id, member)| member.last = sample(*id));
+            for (id, member) in &mut self.members {
+                self.sums.add(&member.look(sample(*id), now_ns, 1.0, false));
+            }
             return Outlook::default();
         }
         let seconds = to_f64(time_ns) / 1e9;
-        let mut totals = Totals::default();
         // Who is not held back although there is too much under way wants more than there is, too.
         let rationed = self.contended && self.level < OVERFULL;
         let mut done_ns = 0;
         for (id, member) in &mut self.members {
-            let now = sample(*id);
-            done_ns += member.look(now, now_ns, seconds, rationed);
-            totals.add(&now.totals);
+            let grown = member.look(sample(*id), now_ns, seconds, rationed);
+            done_ns += grown.done_ns;
+            self.sums.add(&grown);
         }
+        let totals = self.sums;
         let latest = to_f64(done_ns) / seconds;
         if done_ns > 0 {
             self.learn_rate(latest);
@@ -184,8 +198,7 @@ impl Planner {
         let active = self.members.values().filter(|member| member.active).count();
         let hungry = self.members.values().any(|member| member.hungry);
         self.depth.observe(now_ns, totals);
-        let ops = to_f64(totals.issued_ops.wrapping_sub(totals.done_ops));
-        let level = self.depth.level(ops);
+        let level = self.depth.level(totals.in_flight_ops());
         let mut outlook = Outlook { active, level, work_per_s: self.done_per_s, short_of_reserves: false };
         self.level = level;
         let was = std::mem::replace(&mut self.contended, active > 1);
@@ -193,7 +206,7 @@ impl Planner {
             self.depth.probe();
         }
         if !self.contended {
-            self.open(now_ns, &mut tell);
+            self.lift(now_ns, tell);
             return outlook;
         }
         outlook.short_of_reserves = self.divide(now_ns, &outlook, hungry, &mut tell);
@@ -212,7 +225,7 @@ impl Planner {
     }
 
     /// With one alone there is nobody to protect.
-    fn open(&mut self, now_ns: u64, tell: &mut impl FnMut(MemberId, Grant)) {
+    pub fn lift(&mut self, now_ns: u64, mut tell: impl FnMut(MemberId, Grant)) {
         self.pace = 0.0;
         for (id, member) in &mut self.members {
             if !member.grant.is_open() {
@@ -243,7 +256,10 @@ impl Planner {
         } else {
             done + (1.0 - level) * window.work_ns / (SETTLE_NS / 1e9)
         };
-        let pace = pace.clamp(before * 0.5, before * 2.0).max(1.0);
+        // More than it ever did lately would be no limit, and stand for long where nobody plans any more.
+        let shown = self.depth.most_per_s();
+        let most = if shown > 0.0 { shown * PACE_MOST } else { f64::MAX };
+        let pace = pace.clamp(before * 0.5, before * 2.0).min(most).max(1.0);
         self.pace = pace;
         let (rates, short) = self.rates(pace);
         for ((id, member), rate) in self.members.iter_mut().zip(rates) {
@@ -330,11 +346,11 @@ fn domain_vessel(members: &[&Member], disks: &[usize]) -> Vessel {
 }
 
 impl Member {
-    /// Takes new figures; what was done since, ns.
-    fn look(&mut self, now: Sample, now_ns: u64, seconds: f64, rationed: bool) -> u64 {
+    /// Takes new figures; what was added since.
+    fn look(&mut self, now: Sample, now_ns: u64, seconds: f64, rationed: bool) -> Totals {
         let last = std::mem::replace(&mut self.last, now);
-        let issued_ns = now.totals.issued_ns.wrapping_sub(last.totals.issued_ns);
-        let issued_ops = now.totals.issued_ops.wrapping_sub(last.totals.issued_ops);
+        let grown = now.totals.since(&last.totals);
+        let (issued_ns, issued_ops) = (grown.issued_ns, grown.issued_ops);
         let in_flight = now.totals.issued_ops != now.totals.done_ops;
         if issued_ops > 0 || in_flight || now.refused != last.refused {
             self.used_ns = now_ns;
@@ -353,7 +369,7 @@ impl Member {
                 self.cost_ns + (cost_ns - self.cost_ns) * COST_BLEND
             };
         }
-        now.totals.done_ns.wrapping_sub(last.totals.done_ns)
+        grown
     }
 
     fn vessel(&self) -> Vessel {
@@ -363,6 +379,20 @@ impl Member {
 }
 
 impl Totals {
+    /// What was added since. Sums that went backwards, or by more than can be, are not those of an honest worker: nothing.
+    fn since(&self, last: &Self) -> Self {
+        let grown = |now: u64, last: u64| now.wrapping_sub(last);
+        let grown = Self {
+            issued_ops: grown(self.issued_ops, last.issued_ops),
+            issued_ns: grown(self.issued_ns, last.issued_ns),
+            done_ops: grown(self.done_ops, last.done_ops),
+            done_ns: grown(self.done_ns, last.done_ns),
+            latency_ns: grown(self.latency_ns, last.latency_ns),
+        };
+        let all = [grown.issued_ops, grown.issued_ns, grown.done_ops, grown.done_ns, grown.latency_ns];
+        if all.iter().any(|n| *n > GROWTH_MAX) { Self::default() } else { grown }
+    }
+
     fn add(&mut self, other: &Self) {
         self.issued_ops = self.issued_ops.wrapping_add(other.issued_ops);
         self.issued_ns = self.issued_ns.wrapping_add(other.issued_ns);

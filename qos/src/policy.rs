@@ -11,7 +11,9 @@ mod read;
 mod units;
 
 pub use fault::{Fault, Place, Rule};
+pub use limits::cap_value;
 pub use read::parse;
+pub use units::time_ns;
 
 /// A weight that nobody set, as in `xl sched-credit`.
 pub const DEFAULT_WEIGHT: u32 = 256;
@@ -96,23 +98,8 @@ pub struct DiskLimits {
 pub struct NetLimits {
     /// Bits each second from the guest.
     pub tx_bits: Option<Set<Option<u64>>>,
-    /// Bits each second to the guest.
-    pub rx_bits: Option<Set<Option<u64>>>,
-    /// Packets each second, each way.
-    pub packets: Option<Set<Option<u64>>>,
-    /// How much may pass at once, as a time at the full rate, ns.
+    /// Time of a window in which that much may pass at once, ns.
     pub burst_ns: Option<Set<u64>>,
-}
-
-/// What is promised, and what it costs not to keep it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sla {
-    /// Share of the windows with demand in which the promise is kept, parts of a million.
-    pub target_ppm: u32,
-    /// Share of the promise that still counts as kept, parts of a million.
-    pub tolerance_ppm: u32,
-    /// Below which share (parts of a million) how many percent are given back; from the highest to the lowest.
-    pub credits: Vec<(u32, u32)>,
 }
 
 /// A kind of tenant.
@@ -122,10 +109,6 @@ pub struct Class {
     pub weight: Option<Set<u32>>,
     /// For all disks of a domain together.
     pub disk: DiskLimits,
-    /// For all interfaces of a domain together.
-    pub net: NetLimits,
-    /// The promise.
-    pub sla: Option<Sla>,
 }
 
 /// Who owns several domains.
@@ -163,8 +146,6 @@ pub struct Domain {
     pub weight: Option<Set<u32>>,
     /// For all its disks together.
     pub disk: DiskLimits,
-    /// For all its interfaces together.
-    pub net: NetLimits,
     /// By name or glob of a disk.
     pub disks: Vec<(String, DiskRule)>,
     /// By number of an interface.
@@ -213,8 +194,6 @@ pub const DEFAULT_MAX_RESERVED_PPM: u32 = 800_000;
 /// How things are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Accounting {
-    /// Length of a window of the ledger, ns.
-    pub window_ns: u64,
     /// A larger operation counts as several; `None`: every operation as one.
     pub iops_size_bytes: Option<u64>,
     /// A flush is an operation, too.
@@ -223,7 +202,7 @@ pub struct Accounting {
 
 impl Default for Accounting {
     fn default() -> Self {
-        Self { window_ns: 60_000_000_000, iops_size_bytes: Some(256 << 10), flush_is_op: false }
+        Self { iops_size_bytes: Some(256 << 10), flush_is_op: false }
     }
 }
 

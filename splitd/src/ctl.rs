@@ -12,6 +12,7 @@ use crate::protocol::{LINE_LEN_MAX, Request, Response, VERSION, Verb};
 
 pub mod doctor;
 pub mod journal;
+pub mod policy;
 pub mod print;
 pub mod screen;
 pub mod table;

@@ -21,6 +21,7 @@ use crate::control::{self, Answers};
 use crate::device::{Answer, Command, Device, Host, Mailbox};
 use crate::id::{self, DeviceId, Kind};
 use crate::kernel::Sys;
+use crate::limits::Limits;
 use crate::nodes;
 use crate::protocol::Verb;
 use crate::report::Row;
@@ -40,6 +41,9 @@ const SCRIPT_TIME: Duration = Duration::from_secs(30);
 /// When to look at the kernel's bus after something changed.
 const BUS_WAITS: [Duration; 4] =
     [Duration::ZERO, Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1)];
+
+/// How often it is looked whether something set for a while is over.
+const EXPIRY: Duration = Duration::from_secs(1);
 
 /// A worker hands over within 5 s or is killed; the rest is its successor's fence. Less than `splitctl` waits.
 const RESTART_TIME: Duration = Duration::from_secs(30);
@@ -84,6 +88,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     if lock.try_lock().is_err() {
         bail!("{}: another splitd runs", lock_path.display());
     }
+    let limits = Limits::load(options.config.with_file_name("policy.toml"), &options.run_dir)?;
     let store = connect(&options.host).await?;
     let host = Rc::new(Host {
         backend: own_domain(&store).await,
@@ -95,6 +100,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         netback: options.netback,
         run_dir: options.run_dir.clone(),
         sys: Sys::new(&options.sys_dir),
+        limits,
         sharing: RefCell::default(),
         reports: RefCell::default(),
     });
@@ -121,11 +127,16 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     ready(devices);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut expiry = tokio::time::interval(EXPIRY);
     loop {
         tokio::select! {
             changes = daemon.host.store.changed() => daemon.pass_on(changes).await,
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            // The outcome is in the log.
+            _ = hangup.recv() => drop(daemon.reload()),
+            _ = expiry.tick() => daemon.host.limits.expire(),
         }
     }
     info!("ending; workers go on");
@@ -337,6 +348,14 @@ impl Daemon {
         self.host.reports.borrow().values().map(|report| report.row()).collect()
     }
 
+    fn reload(self: &Rc<Self>) -> Result<Value, String> {
+        let outcome = self.host.limits.reload();
+        // Interfaces are told by their tasks.
+        let known: Vec<_> = self.devices.borrow().keys().copied().collect();
+        known.into_iter().filter(|id| id.kind == Kind::Vif).for_each(|id| self.touch(id));
+        outcome
+    }
+
     /// The device that an operator names.
     fn find(&self, text: &str) -> Result<(DeviceId, Mailbox), String> {
         let id = select::device(text, &self.rows())?;
@@ -438,6 +457,12 @@ impl Answers for Rc<Daemon> {
             Verb::Restart { device } => self.have_done(&device, Command::Restart).await,
             Verb::Pause { device } => self.have_done(&device, Command::Pause).await,
             Verb::Resume { device } => self.have_done(&device, Command::Resume).await,
+            Verb::PolicyReload => self.reload(),
+            Verb::PolicyExplain { domain } => self.host.limits.explain(domain.as_deref()),
+            Verb::Qos { domain, change } => {
+                self.host.limits.set(&domain, &change)?;
+                self.host.limits.explain(Some(&domain))
+            }
             Verb::HotplugAdd { path } => {
                 let mailbox = self.script_device(&path).await?;
                 let opened: Opened = self.ask(&mailbox, SCRIPT_TIME, Command::HotplugAdd).await?;

@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::crashes::{Crashes, Verdict};
 use crate::id::{self, DeviceId, Kind};
 use crate::kernel::Sys;
+use crate::limits::Limits;
 use crate::observe::{self, Blind, Look, Toolstack};
 use crate::record::{Opening, Record};
 use crate::report::Report;
@@ -78,6 +79,8 @@ pub struct Host {
     pub run_dir: PathBuf,
     /// `/sys`
     pub sys: Sys,
+    /// What disks are held to.
+    pub limits: Limits,
     /// Who has which image open.
     pub sharing: RefCell<Registry>,
     /// What `splitctl` is told, kept up to date by each device.
@@ -432,6 +435,7 @@ impl Device {
         info!(device = %self.id, "gone");
         self.answer_script(Err(format!("{}: removed meanwhile", self.id)));
         self.host.sharing.borrow_mut().release(self.id);
+        self.host.limits.leave(self.id);
         self.remove_tap();
         self.host.reports.borrow_mut().remove(&self.id);
         if let Some(path) = self.watched.take()

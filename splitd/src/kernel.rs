@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::id::{self, DeviceId, Kind};
+use crate::place::{self, Place};
 
 /// A backend of the kernel's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +68,12 @@ pub struct Sys {
 }
 
 impl Sys {
+    /// The physical device beneath a target that a worker has open.
+    #[must_use]
+    pub fn place(&self, identity: &str) -> Place {
+        place::of(&self.root, identity)
+    }
+
     /// Below `root`, usually `/sys`.
     #[must_use]
     pub fn new(root: &Path) -> Self {

@@ -3,6 +3,7 @@
 //! nothing of rings or requests, never touches a guest's memory and never opens or stats a target.
 
 pub mod allowance;
+pub mod arbiter;
 pub mod config;
 pub mod control;
 pub mod crashes;
@@ -13,9 +14,11 @@ pub mod exposition;
 pub mod id;
 pub mod journald;
 pub mod kernel;
+pub mod limits;
 pub mod nodes;
 pub mod observe;
 pub mod offer;
+pub mod place;
 #[allow(unsafe_code)]
 pub mod process;
 pub mod protocol;

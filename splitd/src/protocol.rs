@@ -4,6 +4,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::limits::Change;
+
 /// This build's version of the protocol.
 pub const VERSION: u32 = 1;
 
@@ -55,6 +57,20 @@ pub enum Verb {
     Resume {
         /// Which.
         device: String,
+    },
+    /// Take the policy file anew.
+    PolicyReload,
+    /// What holds for the disks of a domain or of all, and why.
+    PolicyExplain {
+        /// By name or number.
+        domain: Option<String>,
+    },
+    /// Set something above the policy file.
+    Qos {
+        /// By name or number.
+        domain: String,
+        /// What.
+        change: Change,
     },
     /// A hotplug script wants a worker.
     HotplugAdd {

@@ -201,8 +201,10 @@ mod tests {
             max_ring_order: 4,
             max_indirect_segments: 256,
             buffer_len_bytes: 4 << 20,
+            busy_poll_us: 50,
             run_dir: "/run/splitd/vbd-5-51712".into(),
             uid: Some(7),
+            qos: None,
         }
     }
 

@@ -146,6 +146,11 @@ impl World {
         Ok(world)
     }
 
+    /// Puts a policy where splitd looks for it; it counts from its next start or reload on.
+    pub fn write_policy(&self, text: &str) -> io::Result<()> {
+        std::fs::write(self.config.with_file_name("policy.toml"), text)
+    }
+
     /// splitd's run directory.
     #[must_use]
     pub fn run_dir(&self) -> PathBuf {

@@ -2,6 +2,8 @@
 //! the messages it exchanges with splitd, its journal and counters files, its io_uring loop. Knows nothing of blkif or netif.
 
 pub mod attach;
+#[allow(unsafe_code)]
+pub mod clock;
 pub mod control;
 pub mod counters;
 pub mod crash;
@@ -13,6 +15,7 @@ pub mod log_limit;
 #[allow(unsafe_code)]
 pub mod mapped_file;
 pub mod message;
+pub mod qos;
 #[allow(unsafe_code)]
 pub mod sandbox;
 #[allow(unsafe_code)]

@@ -7,7 +7,19 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// A whole file, mapped for reading: only loads are to be had of it.
+#[derive(Debug)]
+pub struct ReadOnlyFile(MappedFile);
+
+impl ReadOnlyFile {
+    /// The double word at `offset`, a multiple of 8 inside the file.
+    #[must_use]
+    pub fn load_u64(&self, offset: usize) -> u64 {
+        self.0.u64_at(offset).load(Ordering::Acquire)
+    }
+}
 
 /// A whole file, mapped shared.
 #[derive(Debug)]
@@ -36,21 +48,23 @@ impl MappedFile {
         if file.metadata()?.len() < wanted {
             file.set_len(wanted)?;
         }
-        Self::map(&file, len)
+        Self::map(&file, len, libc::PROT_READ | libc::PROT_WRITE)
     }
 
-    fn map(file: &File, len: usize) -> io::Result<Self> {
+    /// Opens a file of somebody else's, `len` bytes at least, to read its words.
+    pub fn open_read_only(path: &Path, len: usize) -> io::Result<ReadOnlyFile> {
+        let file =
+            OpenOptions::new().read(true).custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW).open(path)?;
+        if file.metadata()?.len() < u64::try_from(len).map_err(io::Error::other)? {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "too short"));
+        }
+        Self::map(&file, len, libc::PROT_READ).map(ReadOnlyFile)
+    }
+
+    fn map(file: &File, len: usize, protection: libc::c_int) -> io::Result<Self> {
         // SAFETY: a fresh shared mapping of a file that is at least `len` bytes long; it aliases no Rust object.
-        let p = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                file.as_raw_fd(),
-                0,
-            )
-        };
+        let p =
+            unsafe { libc::mmap(ptr::null_mut(), len, protection, libc::MAP_SHARED, file.as_raw_fd(), 0) };
         if p == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -111,8 +125,6 @@ impl Drop for MappedFile {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering;
-
     use super::*;
 
     /// The point of the file: a store is there for whoever opens it next, without any flush.

@@ -43,6 +43,9 @@ pub const LISTEN_FD: i32 = 3;
 /// The first of the descriptors on which a `netback` finds its tap's queues.
 pub const TAP_FD: i32 = 4;
 
+/// More than that gains nothing over a sleep.
+pub const MAX_BUSY_POLL_US: u32 = 50;
+
 /// What splitd says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case")]
@@ -93,10 +96,29 @@ pub struct Open {
     pub max_indirect_segments: u16,
     /// Bytes of transfer buffers for the whole device.
     pub buffer_len_bytes: u64,
+    /// Longest to look for the next request or the disk's answer before sleeping, in µs; 0 is never.
+    #[serde(default)]
+    pub busy_poll_us: u32,
     /// Directory of this device's journal and counters files, made by splitd.
     pub run_dir: PathBuf,
     /// User and group to become; `None` keeps the current one (a host without root, the simulated one).
     pub uid: Option<u32>,
+    /// What limits it; a splitd of the version before knows none.
+    #[serde(default)]
+    pub qos: Option<QosFiles>,
+}
+
+/// Where a disk's limits stand, and what was used of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QosFiles {
+    /// What splitd writes.
+    pub page: PathBuf,
+    /// What the worker writes; only splitd reads it.
+    pub usage: PathBuf,
+    /// The account that all disks of the domain share.
+    pub domain: PathBuf,
+    /// The account that all domains of the customer share.
+    pub customer: Option<PathBuf>,
 }
 
 /// What the target turned out to be.

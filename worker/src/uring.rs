@@ -67,6 +67,8 @@ pub struct Uring {
     memory: mem::ManuallyDrop<Option<LocalMemory>>,
     memory_registered: bool,
     in_flight: u32,
+    /// Not handed to the kernel yet.
+    pushed: u32,
 }
 
 impl std::fmt::Debug for Uring {
@@ -74,6 +76,9 @@ impl std::fmt::Debug for Uring {
         f.debug_struct("Uring").field("in_flight", &self.in_flight).finish_non_exhaustive()
     }
 }
+
+/// So many operations are handed to the kernel at once: a disk begins with them while the next ones are prepared.
+const SUBMIT_BATCH: u32 = 8;
 
 const POLLIN: u32 = libc::POLLIN as u32;
 
@@ -96,6 +101,7 @@ impl Uring {
             memory: mem::ManuallyDrop::new(None),
             memory_registered,
             in_flight: 0,
+            pushed: 0,
         })
     }
 
@@ -187,16 +193,30 @@ impl Uring {
             unsafe { self.ring.submission().push(&entry) }.map_err(|_| io::ErrorKind::WouldBlock)?;
         }
         self.in_flight += 1;
+        self.pushed += 1;
+        if self.pushed >= SUBMIT_BATCH {
+            self.submit()?;
+        }
         Ok(())
+    }
+
+    /// Whether something has ended; a system call only if the kernel says that it has something to hand over.
+    pub fn has_ended(&mut self) -> io::Result<bool> {
+        if self.ring.submission().taskrun() {
+            soften(self.ring.submitter().submit_with_args(0, &SubmitArgs::new()))?;
+        }
+        Ok(!self.ring.completion().is_empty())
     }
 
     /// Hands pushed operations to the kernel.
     pub fn submit(&mut self) -> io::Result<()> {
+        self.pushed = 0;
         soften(self.ring.submit())
     }
 
     /// Hands pushed operations to the kernel and waits for a completion, at most for `limit` (`None`: for ever).
     pub fn wait(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        self.pushed = 0;
         match limit {
             None => soften(self.ring.submit_and_wait(1)),
             Some(limit) => {

@@ -37,6 +37,12 @@ enum What {
         #[arg(long)]
         json: Option<PathBuf>,
     },
+    /// Shares, caps and isolation on a simulated device, beside other rules
+    Qos {
+        /// Also write the report as JSON
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
     /// Many disks on the simulated host: what each costs in memory, idle CPU, time to attach and to restart splitd
     Scale {
         /// Populations, growing
@@ -73,6 +79,11 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let mut bench = Command::new(release.join("bench"));
     let (lab, pairs, operations, only, json) = match args.what {
         What::Block { lab, pairs, operations, only, json } => (lab, pairs, operations, only, json),
+        What::Qos { json } => {
+            bench.arg("qos");
+            bench.args(json.iter().flat_map(|path| [Path::new("--json"), path]));
+            return command::run(&mut bench);
+        }
         What::Scale { devices, json } => {
             let devices: Vec<_> = devices.iter().map(u32::to_string).collect();
             bench.args(["scale", "--devices", &devices.join(",")]);

@@ -17,6 +17,7 @@ const MAY_BE_UNSAFE: &[&str] = &[
     "splitd/src/process.rs",
     "splitd/src/tap.rs",
     "worker/examples/sandbox_probe.rs",
+    "worker/src/clock.rs",
     "worker/src/fence.rs",
     "worker/src/mapped_file.rs",
     "worker/src/sandbox.rs",

@@ -134,6 +134,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     pub(super) fn chunk_done(&mut self, id: ChunkId, outcome: Result<(), Counter>) -> Result<(), Stop> {
         let chunk = *self.chunk(id);
         self.pool.give(chunk.run);
+        self.chunk_left(&chunk);
         if chunk.edges != NO_EDGES && self.device.edges.give(chunk.edges) {
             self.device.ring_all();
         }
@@ -144,8 +145,9 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         }
         let slot = self.slot(chunk.slot);
         slot.chunks_in_flight -= 1;
-        // With more to issue it stands at the front of the waiting, which will see to it.
-        if slot.chunks_in_flight == 0 && slot.all_issued() && !self.waiting.contains(&chunk.slot) {
+        // With more to issue it stands among the waiting or those held back, which will see to it.
+        let settled = slot.chunks_in_flight == 0 && slot.all_issued();
+        if settled && !self.waiting.contains(&chunk.slot) && !self.throttle.holds(chunk.slot) {
             self.data_done(chunk.slot)?;
         }
         Ok(())

@@ -18,10 +18,12 @@ use xenbus::hv::{EventChannel, GrantTable};
 use xenbus::memory::LocalMemory;
 
 use super::replay::{Left, Replay};
+use super::throttle::Throttle;
 use super::{Copies, Device, Queue, Stop};
 use crate::discard::DiscardLine;
 use crate::figures::Figures;
 use crate::flushes::FlushLine;
+use crate::linger::Linger;
 use crate::persistent::Cache;
 use crate::pool::Pool;
 use crate::request::Limits;
@@ -51,6 +53,7 @@ pub(crate) struct Terms {
     pub(crate) frontend: u16,
     pub(crate) connection: u64,
     pub(crate) predecessor_crashed: bool,
+    pub(crate) busy_poll_ns: u64,
     pub(crate) ring: QueueRing,
     pub(crate) abi: Abi,
     pub(crate) mode: TransferMode,
@@ -175,6 +178,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             fetching: Vec::with_capacity(nr_slots),
             fetch_ops: Vec::with_capacity(nr_slots),
             waiting: VecDeque::with_capacity(nr_slots),
+            throttle: Throttle::with_room(nr_slots),
             finished: Vec::with_capacity(nr_slots),
             copy_in: Copies::with_room(nr_slots * 16),
             copy_out: Copies::with_room(nr_slots * 16),
@@ -194,6 +198,8 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             put_off: Vec::with_capacity(nr_slots * 2),
             put_off_ns: 0,
             lack: Shortage::default(),
+            linger_for_frontend: Linger::new(terms.busy_poll_ns),
+            linger_for_disk: Linger::new(terms.busy_poll_ns),
             closing: false,
             mappings_seen_ns: 0,
             started: Instant::now(),

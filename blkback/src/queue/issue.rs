@@ -21,23 +21,36 @@ const DISCARD_PIECE_SECTORS: u64 = (256 << 20) / SECTOR_LEN;
 
 /// What became of the request at the front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Issued {
+pub(super) enum Issued {
     /// All of it is with the kernel.
     Wholly,
     /// It has to wait, and so have those behind it.
     Not,
+    /// A limit holds it back; others may pass.
+    Held,
 }
 
 impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     /// Begins what can be begun.
     pub(super) fn issue(&mut self) -> Result<(), Stop> {
+        self.look_at_limits();
+        self.issue_parked()?;
         while let Some(&id) = self.waiting.front() {
+            if self.barriers == 0 && self.is_behind_parked(id) {
+                self.waiting.pop_front();
+                self.park(id);
+                continue;
+            }
             if self.barrier.is_some_and(|barrier| barrier != id) {
                 break;
             }
             match self.advance(id)? {
                 Issued::Wholly => _ = self.waiting.pop_front(),
-                Issued::Not => break,
+                Issued::Held if self.barriers == 0 => {
+                    self.waiting.pop_front();
+                    self.park(id);
+                }
+                Issued::Held | Issued::Not => break,
             }
         }
         self.pass_flushes()?;
@@ -53,7 +66,9 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         while let Some(&id) = self.waiting.get(i) {
             if self.slot(id).work == Work::Flush {
                 self.waiting.remove(i);
-                self.advance(id)?;
+                if self.advance(id)? == Issued::Held {
+                    self.park(id);
+                }
             } else {
                 i += 1;
             }
@@ -61,13 +76,16 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         Ok(())
     }
 
-    fn advance(&mut self, id: SlotId) -> Result<Issued, Stop> {
+    pub(super) fn advance(&mut self, id: SlotId) -> Result<Issued, Stop> {
         let slot = *self.slot(id);
         if slot.step == Step::Begin {
+            if slot.order == Order::Barrier && (self.active > 0 || !self.throttle.is_empty()) {
+                return Ok(Issued::Not);
+            }
+            if !self.may_begin(id) {
+                return Ok(Issued::Held);
+            }
             if slot.order == Order::Barrier {
-                if self.active > 0 {
-                    return Ok(Issued::Not);
-                }
                 self.barrier = Some(id);
             }
             self.active += 1;
@@ -82,8 +100,9 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             }
         }
         while !self.slot(id).all_issued() {
-            if !self.issue_chunk(id)? {
-                return Ok(Issued::Not);
+            match self.issue_chunk(id)? {
+                Issued::Wholly => {}
+                not => return Ok(not),
             }
         }
         let slot = self.slot(id);
@@ -150,12 +169,13 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         Ok(true)
     }
 
-    /// Cuts the next chunk off a request and prepares it; false if there is no buffer for it.
-    fn issue_chunk(&mut self, id: SlotId) -> Result<bool, Stop> {
+    /// Cuts the next chunk off a request and prepares it, if there is a buffer for it and the disk's share has room.
+    fn issue_chunk(&mut self, id: SlotId) -> Result<Issued, Stop> {
         let slot = *self.slot(id);
-        let Work::Data(direction) = slot.work else { return Ok(true) };
+        let Work::Data(direction) = slot.work else { return Ok(Issued::Wholly) };
         let first = usize::from(slot.next_segment);
-        let last = usize::from(slot.nr_segments).min(first + self.most_pages_per_chunk as usize);
+        let last = usize::from(slot.nr_segments)
+            .min(first + self.throttle.most_pages(self.most_pages_per_chunk) as usize);
         let segments = self.segments_of(id).get(first..last).unwrap_or_default();
         let len: u32 = segments.iter().map(|s| s.len_bytes()).sum();
         let Some(&chunk_id) = self.free_chunks.last() else { return self.short_of_buffers() };
@@ -167,8 +187,15 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         if edges != NO_EDGES && !self.device.edges.take(edges) {
             self.pool.give(run);
             self.edge_wait = true;
-            return Ok(false);
+            return Ok(Issued::Not);
         }
+        let Some(cost_ns) = self.may_issue(direction, span.offset, span.len) else {
+            self.pool.give(run);
+            if edges != NO_EDGES && self.device.edges.give(edges) {
+                self.device.ring_all();
+            }
+            return Ok(Issued::Held);
+        };
         self.free_chunks.pop();
         #[allow(clippy::cast_possible_truncation)] // bounded by nr_segments
         let nr_segments = (last - first) as u16;
@@ -185,7 +212,10 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             edges,
             edges_left: 0,
             failed: false,
+            cost_ns,
+            begun_ns: self.now_ns,
         };
+        self.chunk_begun(chunk_id);
         let slot = self.slot(id);
         slot.next_segment += nr_segments;
         slot.sector += u64::from(len) / SECTOR_LEN;
@@ -195,7 +225,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             Direction::Write => self.move_data(chunk_id, run)?,
             Direction::Read => self.send_to_disk(chunk_id)?,
         }
-        Ok(true)
+        Ok(Issued::Wholly)
     }
 
     /// Reads the blocks that the guest's data covers in part, to where they stand around it.
@@ -210,9 +240,9 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         Ok(())
     }
 
-    fn short_of_buffers(&mut self) -> Result<bool, Stop> {
+    fn short_of_buffers(&mut self) -> Result<Issued, Stop> {
         self.figures.add(Counter::BufferWaits, 1);
-        Ok(false)
+        Ok(Issued::Not)
     }
 
     /// Moves a chunk's data between its buffer and the guest: at once through mapped pages, else by grant copies, which are booked

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use worker::counters;
 use worker::journal::Journal;
-use worker::message::{Fault, Open, Opened, Phase};
+use worker::message::{Fault, MAX_BUSY_POLL_US, Open, Opened, Phase};
+use worker::qos::Gate;
 use worker::sandbox;
 use worker::uring::Uring;
 use worker::wake::Bell;
@@ -62,6 +63,10 @@ where
         let nr_queues = u32::from(open.max_queues);
         let counters = counters::open(&open.run_dir.join("counters"), &figures::NAMES, nr_queues)
             .map_err(|e| host("counters file", &e))?;
+        if let Some(files) = &open.qos {
+            let gate = Gate::open(files).map_err(|e| host("limits", &e))?;
+            let _ = device.gate.set(gate);
+        }
         let discards = (opened.discard.is_some() && target.is_block_device())
             .then(|| Discards::start(Arc::clone(&target)))
             .transpose()
@@ -162,6 +167,9 @@ fn check(open: &Open) -> Result<(), (Fault, String)> {
             "max_indirect_segments {}: 0 to {most} are allowed",
             open.max_indirect_segments
         ));
+    }
+    if open.busy_poll_us > MAX_BUSY_POLL_US {
+        return refuse(format!("busy_poll_us {}: 0 to {MAX_BUSY_POLL_US} are allowed", open.busy_poll_us));
     }
     let least = MIN_BUFFER_PAGES_PER_QUEUE * u64::from(open.max_queues) * PAGE_LEN as u64;
     if open.buffer_len_bytes < least {

@@ -47,8 +47,10 @@ impl World {
             max_ring_order: 2,
             max_indirect_segments: 256,
             buffer_len_bytes: 1 << 20,
+            busy_poll_us: 50,
             run_dir: self.dir.path().into(),
             uid: None,
+            qos: None,
         }
     }
 

@@ -3,9 +3,7 @@
 
 use serde::Serialize;
 
-use super::{
-    Accounting, Cap, DEFAULT_WEIGHT, DiskLimits, Domain, Match, NR_CAPS, NetLimits, Policy, Set, Sla, glob,
-};
+use super::{Accounting, Cap, DEFAULT_WEIGHT, DiskLimits, Domain, Match, NR_CAPS, Policy, Set, glob};
 
 /// A domain, as matches see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,23 +56,17 @@ pub struct DiskRules {
     pub reserve_iops: Option<Told<u64>>,
     /// Bytes each second that are promised to the domain.
     pub reserve_bytes: Option<Told<u64>>,
-    /// The promise.
-    pub sla: Option<Sla>,
     /// How things are counted.
     pub accounting: Accounting,
 }
 
-/// What holds for an account of network interfaces.
+/// What holds for a network interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetRules {
     /// Bits each second from the guest.
     pub tx_bits: Option<Told<u64>>,
-    /// Bits each second to the guest.
-    pub rx_bits: Option<Told<u64>>,
-    /// Packets each second, each way.
-    pub packets: Option<Told<u64>>,
-    /// How much may pass at once, as a time at the full rate, ns.
-    pub burst_ns: Option<Told<u64>>,
+    /// Time of a window in which that much may pass at once, ns.
+    pub burst_ns: Option<u64>,
 }
 
 /// What an operator set for a while.
@@ -214,34 +206,20 @@ impl Policy {
             disk_caps: caps_of(of_disk.as_slice(), None),
             reserve_iops: topmost(&layers, |limits| limits.reserve_iops),
             reserve_bytes: topmost(&layers, |limits| limits.reserve_bytes),
-            sla: class.and_then(|(_, class)| class.sla.clone()),
             accounting: self.accounting,
         }
     }
 
-    /// What holds for all interfaces of a domain together, and for the interface `number` alone.
+    /// What holds for the interface `number` of a domain.
     #[must_use]
-    pub fn net(&self, who: Who<'_>, number: u32) -> (NetRules, NetRules) {
-        let domain = self.domain(who);
-        let class = self.class_name(domain).and_then(|name| self.classes.get_key_value(name));
-        let class_layer =
-            class.map(|(name, class)| Layer { limits: &class.net, name: format!("class.{name}") });
-        let domain_layer = domain.map(|domain| Layer { limits: &domain.net, name: domain_name(domain) });
-        let layers: Vec<_> = class_layer.into_iter().chain(domain_layer).collect();
-        let one = domain.and_then(|domain| {
-            let limits = domain.nets.get(&number)?;
-            Some(Layer { limits, name: format!("{} net.{number}", domain_name(domain)) })
-        });
-        (net_rules(&layers), net_rules(one.as_slice()))
-    }
-}
-
-fn net_rules(layers: &[Layer<'_, NetLimits>]) -> NetRules {
-    NetRules {
-        tx_bits: topmost(layers, |limits| limits.tx_bits),
-        rx_bits: topmost(layers, |limits| limits.rx_bits),
-        packets: topmost(layers, |limits| limits.packets),
-        burst_ns: topmost(layers, |limits| limits.burst_ns.map(|s| Set { value: Some(s.value), at: s.at })),
+    pub fn net(&self, who: Who<'_>, number: u32) -> NetRules {
+        let found = self.domain(who).and_then(|domain| Some((domain, domain.nets.get(&number)?)));
+        let Some((domain, limits)) = found else { return NetRules::default() };
+        let layer = Layer { limits, name: format!("{} net.{number}", domain_name(domain)) };
+        NetRules {
+            tx_bits: topmost(&[layer], |limits| limits.tx_bits),
+            burst_ns: limits.burst_ns.map(|set| set.value),
+        }
     }
 }
 

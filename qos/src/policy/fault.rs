@@ -53,7 +53,7 @@ pub enum Rule {
     #[error("a network rate says b for bits or B for bytes, as in \"500Mb/s\"")]
     NoUnitOnNet,
     /// `%` where it has no meaning.
-    #[error("% is only allowed for max_reserved, sla.target, sla.tolerance and sla.credit.below")]
+    #[error("% is only allowed for max_reserved")]
     Percent,
     /// A percentage outside its range.
     #[error("allowed are percentages above 0 and up to 100, as in \"99.9%\"")]
@@ -67,9 +67,6 @@ pub enum Rule {
     /// A burst's length.
     #[error("allowed are 1ms to 24h")]
     BurstLength,
-    /// A window of the ledger.
-    #[error("allowed are 1s to 1h")]
-    Window,
     /// A cap so low that the guest's kernel would take its disk for dead.
     #[error("too low: at least {0} is allowed")]
     Floor(&'static str),
@@ -120,11 +117,8 @@ pub enum Rule {
     )]
     Disk(String),
     /// `net.X` where X is no number.
-    #[error("neither a limit nor the number of an interface; limits are {0}")]
-    Vif(String),
-    /// Credits that are not in order.
-    #[error("credits go from the highest `below` to the lowest, their pct upwards to 100 at most")]
-    Credits,
+    #[error("not the number of an interface, as in net.0")]
+    Vif,
     /// Known, and not kept by this version.
     #[error("this version does not enforce it, and what is not enforced is not accepted")]
     NotEnforced,

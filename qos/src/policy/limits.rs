@@ -2,7 +2,7 @@
 
 use super::fault::Rule;
 use super::read::{Item, Reader};
-use super::units::Unit;
+use super::units::{self, Unit};
 use super::{Cap, DiskLimits, DiskRule, Domain, NetLimits};
 
 const DISK_KEYS: [&str; 8] = [
@@ -15,16 +15,25 @@ const DISK_KEYS: [&str; 8] = [
     "burst",
     "reserve",
 ];
-const NET_KEYS: [&str; 4] = ["tx_max", "rx_max", "pps_max", "burst"];
+const NET_KEYS: [&str; 2] = ["tx_max", "burst"];
 
 /// The guest's kernel reports a hung task after 120 s; far below that, a full ring has to get through.
 const LEAST_IOPS: u64 = 10;
 const LEAST_BYTES: u64 = 64 << 10;
 const LEAST_BITS: u64 = 8_000;
-const LEAST_PACKETS: u64 = 10;
 
 const fn unit_of(cap: Cap) -> Unit {
     if cap.is_iops() { Unit::Operations } else { Unit::DiskBytes }
+}
+
+fn floor(cap: Cap, value: Option<u64>) -> Result<Option<u64>, Rule> {
+    let (least, text) = if cap.is_iops() { (LEAST_IOPS, "10") } else { (LEAST_BYTES, "64KiB/s") };
+    if value.is_some_and(|value| value < least) { Err(Rule::Floor(text)) } else { Ok(value) }
+}
+
+/// A cap's value as an operator writes it; `none` is `None`.
+pub fn cap_value(cap: Cap, text: &str) -> Result<Option<u64>, Rule> {
+    floor(cap, units::amount(text, unit_of(cap))?)
 }
 
 impl<'a> Reader<'a> {
@@ -41,9 +50,8 @@ impl<'a> Reader<'a> {
     fn disk_limit(&mut self, key: &str, item: &Item<'a>, limits: &mut DiskLimits) -> bool {
         if let Some(cap) = Cap::ALL.into_iter().find(|cap| cap.name() == key) {
             let set = self.amount(item, unit_of(cap));
-            let (least, text) = if cap.is_iops() { (LEAST_IOPS, "10") } else { (LEAST_BYTES, "64KiB/s") };
-            if set.is_some_and(|set| set.value.is_some_and(|value| value < least)) {
-                self.fault(item, Rule::Floor(text));
+            if let Some(Err(rule)) = set.map(|set| floor(cap, set.value)) {
+                self.fault(item, rule);
             }
             limits.caps[cap as usize] = set;
             return true;
@@ -117,23 +125,22 @@ impl<'a> Reader<'a> {
 
     /// False if the key is no limit of an interface.
     fn net_limit(&mut self, key: &str, item: &Item<'a>, limits: &mut NetLimits) -> bool {
-        let (slot, unit, least, text) = match key {
-            "tx_max" => (&mut limits.tx_bits, Unit::NetBits, LEAST_BITS, "8Kb/s"),
-            "rx_max" => (&mut limits.rx_bits, Unit::NetBits, LEAST_BITS, "8Kb/s"),
-            "pps_max" => (&mut limits.packets, Unit::Packets, LEAST_PACKETS, "10"),
+        match key {
+            "tx_max" => {
+                limits.tx_bits = self.amount(item, Unit::NetBits);
+                if limits.tx_bits.is_some_and(|set| set.value.is_some_and(|value| value < LEAST_BITS)) {
+                    self.fault(item, Rule::Floor("8Kb/s"));
+                }
+            }
+            "rx_max" | "pps_max" => self.fault(item, Rule::NotEnforced),
             "burst" => {
                 limits.burst_ns = self.time(item);
                 let len_ns = limits.burst_ns.map_or(1_000_000, |set| set.value);
                 if !(1_000_000..=86_400_000_000_000).contains(&len_ns) {
                     self.fault(item, Rule::BurstLength);
                 }
-                return true;
             }
             _ => return false,
-        };
-        *slot = self.amount(item, unit);
-        if slot.is_some_and(|set| set.value.is_some_and(|value| value < least)) {
-            self.fault(item, Rule::Floor(text));
         }
         true
     }
@@ -174,8 +181,8 @@ impl<'a> Reader<'a> {
                 let mut limits = NetLimits::default();
                 self.net_limits(&item, &mut limits);
                 domain.nets.insert(number, limits);
-            } else if !self.net_limit(&key, &item, &mut domain.net) {
-                self.fault(&item, Rule::Vif(NET_KEYS.join(", ")));
+            } else {
+                self.fault(&item, Rule::Vif);
             }
         }
     }

@@ -10,7 +10,7 @@ use super::fault::{Fault, Rule, place};
 use super::units;
 use super::{
     Accounting, Class, Customer, DEFAULT_MAX_RESERVED_PPM, Device, Domain, Match, Model, Place, Policy, Set,
-    Sla, check,
+    check,
 };
 
 /// Longest name of a class or a customer.
@@ -226,14 +226,6 @@ impl<'a> Reader<'a> {
         let Some(table) = self.table(item) else { return };
         for (key, item) in self.items(&table) {
             match key.as_str() {
-                "window" => {
-                    if let Some(set) = self.time(&item) {
-                        if !(1_000_000_000..=3_600_000_000_000).contains(&set.value) {
-                            self.fault(&item, Rule::Window);
-                        }
-                        accounting.window_ns = set.value;
-                    }
-                }
                 "iops_size" => {
                     if let Some(set) = self.amount(&item, units::Unit::DiskBytes) {
                         if set.value.is_some_and(|size| size < 512) {
@@ -243,7 +235,7 @@ impl<'a> Reader<'a> {
                     }
                 }
                 "count_flush_as_op" => accounting.flush_is_op = self.flag(&item).unwrap_or_default(),
-                _ => self.unknown(&item, &["window", "iops_size", "count_flush_as_op"]),
+                _ => self.unknown(&item, &["iops_size", "count_flush_as_op"]),
             }
         }
     }
@@ -283,9 +275,9 @@ impl<'a> Reader<'a> {
             match key.as_str() {
                 "weight" => class.weight = self.weight(&item),
                 "disk" => self.disk_limits(&item, &mut class.disk),
-                "net" => self.net_limits(&item, &mut class.net),
-                "sla" => class.sla = self.sla(&item),
-                _ => self.unknown(&item, &["weight", "disk", "net", "sla"]),
+                // Of a domain's interfaces together there is no account, and of promises no ledger yet.
+                "net" | "sla" => self.fault(&item, Rule::NotEnforced),
+                _ => self.unknown(&item, &["weight", "disk"]),
             }
         }
         Some(class)
@@ -330,50 +322,6 @@ impl<'a> Reader<'a> {
         Item { path: list.path.clone(), at: place(self.text, value.span().start), value }
     }
 
-    fn sla(&mut self, item: &Item<'a>) -> Option<Sla> {
-        let table = self.table(item)?;
-        let mut sla = Sla { target_ppm: 999_000, tolerance_ppm: 900_000, credits: Vec::new() };
-        for (key, item) in self.items(&table) {
-            match key.as_str() {
-                "target" => sla.target_ppm = self.percent(&item)?,
-                "tolerance" => sla.tolerance_ppm = self.percent(&item)?,
-                "credit" => sla.credits = self.credits(&item),
-                _ => self.unknown(&item, &["target", "tolerance", "credit"]),
-            }
-        }
-        Some(sla)
-    }
-
-    fn credits(&mut self, list: &Item<'a>) -> Vec<(u32, u32)> {
-        let Some(array) = list.value.get_ref().as_array() else {
-            self.fault(list, Rule::WrongType("a list of { below = \"99%\", pct = 30 }"));
-            return Vec::new();
-        };
-        let mut credits: Vec<(u32, u32)> = Vec::new();
-        for value in array.iter() {
-            let element = self.element(list, value);
-            let Some(table) = self.table(&element) else { continue };
-            let (mut below, mut pct) = (None, None);
-            for (key, item) in self.items(&table) {
-                match key.as_str() {
-                    "below" => below = self.percent(&item),
-                    "pct" => {
-                        pct = Self::integer(&item).and_then(|n| u32::try_from(n).ok()).filter(|n| *n <= 100)
-                    }
-                    _ => self.unknown(&item, &["below", "pct"]),
-                }
-            }
-            let last = credits.last().copied();
-            match (below, pct) {
-                (Some(below), Some(pct)) if last.is_none_or(|(b, p)| below < b && pct >= p) => {
-                    credits.push((below, pct));
-                }
-                _ => self.fault(&element, Rule::Credits),
-            }
-        }
-        credits
-    }
-
     fn domains(&mut self, item: &Item<'a>, policy: &mut Policy) {
         let Some(array) = item.value.get_ref().as_array() else {
             self.fault(item, Rule::WrongType("[[domain]]"));
@@ -394,7 +342,6 @@ impl<'a> Reader<'a> {
             class: None,
             weight: None,
             disk: super::DiskLimits::default(),
-            net: super::NetLimits::default(),
             disks: Vec::new(),
             nets: BTreeMap::new(),
         };

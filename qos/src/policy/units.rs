@@ -11,15 +11,13 @@ pub(super) enum Unit {
     Operations,
     /// Bits each second of a network.
     NetBits,
-    /// Packets each second.
-    Packets,
 }
 
 impl Unit {
     const fn example(self) -> &'static str {
         match self {
             Self::DiskBytes => "\"400MB/s\"",
-            Self::Operations | Self::Packets => "20000 or \"20K\"",
+            Self::Operations => "20000 or \"20K\"",
             Self::NetBits => "\"500Mb/s\"",
         }
     }
@@ -54,7 +52,7 @@ pub(super) fn amount(text: &str, unit: Unit) -> Result<Option<u64>, Rule> {
     let times = match (rest, unit) {
         ("b", Unit::DiskBytes) => return Err(Rule::BitsOnDisk),
         ("", Unit::NetBits) => return Err(Rule::NoUnitOnNet),
-        ("" | "B", Unit::DiskBytes) | ("", Unit::Operations | Unit::Packets) | ("b", Unit::NetBits) => 1,
+        ("" | "B", Unit::DiskBytes) | ("", Unit::Operations) | ("b", Unit::NetBits) => 1,
         ("B", Unit::NetBits) => 8,
         _ => return Err(wrong()),
     };
@@ -65,7 +63,7 @@ pub(super) fn amount(text: &str, unit: Unit) -> Result<Option<u64>, Rule> {
 }
 
 /// A time in nanoseconds.
-pub(super) fn time_ns(text: &str) -> Result<u64, Rule> {
+pub fn time_ns(text: &str) -> Result<u64, Rule> {
     let (number, rest) = decimal(text).ok_or(Rule::NotATime)?;
     let factor = match rest.trim_start_matches(' ') {
         "us" => 1_000,
@@ -164,7 +162,7 @@ mod tests {
         #[test]
         fn total(text in "\\PC{0,24}", digits in "[0-9.]{0,30}[KMGTi]{0,3}[bB]?(/s)?%?") {
             for text in [text, digits] {
-                for unit in [Unit::DiskBytes, Unit::Operations, Unit::NetBits, Unit::Packets] {
+                for unit in [Unit::DiskBytes, Unit::Operations, Unit::NetBits] {
                     prop_assert!(!matches!(amount(&text, unit), Ok(Some(0))));
                 }
                 let _ = time_ns(&text);

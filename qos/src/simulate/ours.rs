@@ -47,6 +47,8 @@ pub struct Ours {
     pub stopped_ns: Option<(u64, u64)>,
     /// Then no reservation holds any more.
     pub reserve_until_ns: Option<u64>,
+    /// From then on that tenant has that weight.
+    pub reweigh: Option<(u64, usize, u32)>,
     weights: Vec<u32>,
 }
 
@@ -80,6 +82,7 @@ impl Ours {
             plan_at_ns: PLAN_NS,
             stopped_ns: None,
             reserve_until_ns: None,
+            reweigh: None,
             weights,
         }
     }
@@ -94,6 +97,10 @@ impl Ours {
         self.plan_at_ns = now_ns + PLAN_NS;
         if self.stopped_ns.is_some_and(|(from, to)| (from..to).contains(&now_ns)) {
             return;
+        }
+        if let Some((_, i, weight)) = self.reweigh.filter(|(at, _, _)| *at <= now_ns) {
+            self.reweigh = None;
+            self.planner.set_standing(self.disks[i].id, standing(i, weight, 0));
         }
         if self.reserve_until_ns.is_some_and(|until| until <= now_ns) {
             self.reserve_until_ns = None;

@@ -10,7 +10,7 @@ use clap_complete::Shell;
 use serde_json::{Value, json};
 use splitd::ctl::takeover::Machine;
 use splitd::ctl::top::{Look, Sort, View};
-use splitd::ctl::{self, doctor, journal, print, screen, table, top, trace};
+use splitd::ctl::{self, doctor, journal, policy, print, screen, table, top, trace};
 use splitd::kernel::Backend;
 use splitd::protocol::Verb;
 use splitd::select;
@@ -163,6 +163,14 @@ enum Command {
         #[command(flatten)]
         dry: Dry,
     },
+    /// The policy file: check one, take the installed one anew, say what holds
+    Policy {
+        /// What to do
+        #[command(subcommand)]
+        what: policy::Policy,
+    },
+    /// Shares and caps of all domains, or of one; with -w, --cap or --reset sets them above the policy file
+    Qos(policy::Qos),
     /// Keeps the kernel's backends away from new devices; touches none that is in use
     ///
     /// Without an option only its disk backend. Running it again with the other option adds to what was done before.
@@ -292,6 +300,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<String> {
             let served = served(&ask(Verb::List), &arguments.run_dir);
             Ok(dry.mark(as_lines(&machine(arguments, dry).hand_back(&served, Machine::load)?)))
         }
+        Command::Policy { what } => what.run(&ask),
+        Command::Qos(qos) => qos.run(&ask),
         Command::Doctor(output) => doctor(arguments, ask(Verb::List), output),
         Command::Completions { shell } => {
             let mut text = Vec::new();

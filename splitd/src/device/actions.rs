@@ -34,7 +34,7 @@ impl Device {
             Action::Recover => self.recover().await,
             Action::Connect => self.connect(look).await,
             Action::Publish | Action::Resize => self.publish(look).await,
-            Action::Adjust => self.adjust(look),
+            Action::Adjust => self.adjust(),
             Action::Reconfigure => self.reconfigure(look).await,
             Action::FollowClosing => self.switch(look, State::Closing).await,
             Action::Stop => {

@@ -43,6 +43,7 @@ impl Device {
         };
         self.toolstack = toolstack.ok();
         self.adopt_tap();
+        self.adopt_limits(&record);
         let process = record.process;
         let link = match process.map(Handle::adopt) {
             Some(Ok(Some(handle))) => {
@@ -78,6 +79,19 @@ impl Device {
                     self.discard_record();
                 }
             }
+        }
+    }
+
+    /// The policy may be another than when the worker was started.
+    fn adopt_limits(&mut self, record: &Record) {
+        let Some(open) = record.open.disk() else { return };
+        let Some(toolstack) = self.toolstack.clone() else { return };
+        match self.limit(&toolstack) {
+            Err(trouble) => self.raise(trouble),
+            Ok(files) if open.qos.as_ref() != Some(&files) => {
+                warn!(device = %self.id, "started under another version or for another customer; splitctl restart has it limited anew");
+            }
+            Ok(_) => {}
         }
     }
 

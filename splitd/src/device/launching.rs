@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{info, warn};
-use worker::message::{Open, Opened};
+use worker::message::{Open, Opened, QosFiles};
+use xenbus::Vdev;
 
 use super::{Answer, Device};
 use crate::id::Kind;
+use crate::limits::Disk;
 use crate::observe::{self, Toolstack};
 use crate::process::{self, Handle};
 use crate::record::{Opening, Record};
@@ -89,9 +91,32 @@ impl Device {
             max_ring_order: config.max_ring_page_order,
             max_indirect_segments: config.max_indirect_segments,
             buffer_len_bytes: config.buffer_bytes,
+            busy_poll_us: config.busy_poll_us,
             run_dir: self.dir.clone(),
             uid: self.uid(),
+            qos: Some(self.limit(toolstack)?),
         })
+    }
+
+    /// Has the disk's limits written out.
+    pub(super) fn limit(&self, toolstack: &Toolstack) -> Result<QosFiles, String> {
+        self.make_dir()?;
+        let disk = Disk {
+            name: toolstack.domain_name.clone(),
+            uuid: toolstack.vm_uuid.clone(),
+            vdev: Vdev(self.id.devid).to_string(),
+            dir: self.dir.clone(),
+            place: None,
+        };
+        self.host.limits.enter(self.id, disk)
+    }
+
+    /// Its target is open: what lies beneath is shared with others.
+    pub(super) fn place(&mut self) {
+        let Some(identity) = self.opened().map(|opened| opened.identity.clone()) else { return };
+        if let Err(trouble) = self.host.limits.place(self.id, self.host.sys.place(&identity)) {
+            self.raise(trouble);
+        }
     }
 
     /// Whose user the worker is to be.

@@ -146,6 +146,7 @@ impl Device {
 
     /// An adopted worker's image counts as in use, whatever the rules say now: it is.
     fn reclaim(&mut self) {
+        self.place();
         let Some(record) = &self.record else { return };
         let Some(opened) = &record.opened else { return };
         let access = self.access();
@@ -181,6 +182,7 @@ impl Device {
             return;
         }
         self.worker = Worker::Opened;
+        self.place();
         self.keep_record();
         if self.may_log() {
             info!(device = %self.id, sectors = opened.capacity_sectors, identity = opened.identity, "target open");

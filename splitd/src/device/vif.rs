@@ -2,7 +2,7 @@
 //! frames.
 
 use tracing::{info, warn};
-use worker::message::{ConnectVif, OpenVif, ToWorker, VifFeatures, VifSettings};
+use worker::message::{ConnectVif, OpenVif, ToWorker, VifFeatures, VifRate, VifSettings};
 use xenbus::XenbusState as State;
 
 use super::Device;
@@ -73,8 +73,15 @@ impl Device {
         })
     }
 
-    fn wanted_rate(&self) -> Option<worker::message::VifRate> {
-        vif::rate(self.last.as_ref()?.rate.as_deref()?)
+    /// The lower one of what the toolstack says (`rate`) and what the policy does.
+    fn wanted_rate(&self) -> Option<VifRate> {
+        let toolstacks = self.last.as_ref().and_then(|look| vif::rate(look.rate.as_deref()?));
+        let policys = self.toolstack.as_ref().and_then(|toolstack| {
+            self.host.limits.vif_rate(toolstack.domain_name.as_deref(), &toolstack.vm_uuid, self.id.devid)
+        });
+        let bytes_per_s =
+            |rate: &VifRate| rate.window_len_bytes.saturating_mul(1_000_000) / rate.window_us.max(1);
+        [toolstacks, policys].into_iter().flatten().min_by_key(bytes_per_s)
     }
 
     pub(super) async fn connect_vif(&mut self, look: &Look, dir: &str) -> Result<(), String> {
@@ -100,7 +107,7 @@ impl Device {
             choices.features = VifFeatures { sg, rx_notify, ..VifFeatures::default() };
         }
         let settings = VifSettings {
-            rate: look.rate.as_deref().and_then(vif::rate),
+            rate: self.wanted_rate(),
             multicast_control: choices.multicast_control,
             xdp_headroom: choices.xdp_headroom,
             ..fixed
@@ -137,9 +144,9 @@ impl Device {
         Ok(())
     }
 
-    /// The toolstack changed the rate.
-    pub(super) fn adjust(&mut self, look: &Look) -> Result<(), String> {
-        let rate = look.rate.as_deref().and_then(vif::rate);
+    /// The toolstack or the policy changed the rate.
+    pub(super) fn adjust(&mut self) -> Result<(), String> {
+        let rate = self.wanted_rate();
         info!(device = %self.id, ?rate, "rate changed");
         self.tell_settings(|settings| settings.rate = rate)
     }

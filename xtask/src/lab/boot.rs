@@ -130,6 +130,8 @@ fn qemu(systemd: bool, images: &Images, share: &Path, serial: &str) -> Result<Co
     for (name, mib) in [("volumes", 4096), ("xfs", 3072), ("ext4", 3072)] {
         drive(&mut command, &share::empty_disk(share, name, mib)?, "discard=unmap");
     }
+    // One that is slow on purpose, for who shares it.
+    drive(&mut command, &share::empty_disk(share, "slow", 256)?, "throttling.iops-total=300");
     command.env("TMPDIR", share);
     Ok(command)
 }

@@ -1,0 +1,398 @@
+//! The policy in force: read at the start, replaced as a whole or not at all, written out for every disk's worker. Knows nothing of
+//! devices' states, nor how limits are kept.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use qos::account::{self, Counting};
+use qos::cost::Prices;
+use qos::page::Rules;
+use qos::planner::Standing;
+use qos::policy::effective::{DiskRules, Override, Who};
+use qos::policy::{self, Cap, Fault, Model, Policy};
+use serde_json::{Value, json};
+use tracing::{error, info, warn};
+use worker::message::{QosFiles, VifRate};
+
+use crate::arbiter::{Arbiter, Member};
+use crate::id::DeviceId;
+use crate::place::Place;
+
+mod explain;
+pub(crate) mod pages;
+
+/// Longest policy file.
+const FILE_LEN_MAX: u64 = 4 << 20;
+/// The window of an interface's rate where none is set, as with `xl`.
+const VIF_WINDOW_NS: u64 = 50_000_000;
+/// Longest time that an operator may set something for.
+const TTL_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// A disk that is limited, or may be after the next reload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// Its guest's name.
+    pub name: Option<String>,
+    /// Its guest's UUID.
+    pub uuid: String,
+    /// `xvda`
+    pub vdev: String,
+    /// Its run directory.
+    pub dir: PathBuf,
+    /// What it shares, once its target is open.
+    pub place: Option<Place>,
+}
+
+#[derive(Debug)]
+struct Temporary {
+    over: Override,
+    until: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct State {
+    policy: Policy,
+    generation: u64,
+    disks: BTreeMap<DeviceId, Disk>,
+    /// By a domain's name.
+    temporary: BTreeMap<String, Temporary>,
+}
+
+/// All of it.
+#[derive(Debug)]
+pub struct Limits {
+    file: PathBuf,
+    run_dir: PathBuf,
+    state: RefCell<State>,
+    arbiter: Arbiter,
+}
+
+/// All faults of a file, each on a line with its place.
+#[must_use]
+pub fn told(path: &Path, faults: &[Fault]) -> String {
+    faults.iter().map(|fault| format!("{}:{fault}", path.display())).collect::<Vec<_>>().join("\n")
+}
+
+/// Reads a policy; a missing file is one without limits.
+pub fn read(path: &Path) -> anyhow::Result<Option<(Policy, String)>> {
+    match fs::metadata(path) {
+        Err(trouble) if trouble.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(trouble) => return Err(trouble).with_context(|| path.display().to_string()),
+        Ok(found) if found.len() > FILE_LEN_MAX => {
+            bail!("{}: {} bytes; at most {FILE_LEN_MAX} are allowed", path.display(), found.len())
+        }
+        Ok(_) => {}
+    }
+    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    match policy::parse(&text) {
+        Ok(policy) => Ok(Some((policy, text))),
+        Err(faults) => bail!("{}", told(path, &faults)),
+    }
+}
+
+impl Disk {
+    fn who(&self) -> Who<'_> {
+        Who { uuid: Some(&self.uuid), name: self.name.as_deref() }
+    }
+}
+
+impl State {
+    fn rules(&self, id: DeviceId, disk: &Disk) -> DiskRules {
+        let temporary = disk.name.as_ref().and_then(|name| self.temporary.get(name));
+        self.policy.disk(disk.who(), &disk.vdev, id.devid, temporary.map(|t| &t.over))
+    }
+
+    /// How a disk's device counts, and how much of it may be reserved.
+    fn device(&self, disk: &Disk) -> (Model, u32) {
+        let name = disk.place.as_ref().map(|place| place.device.as_str());
+        // A name below /dev/disk leads to the device's own.
+        let is_it = |device: &&policy::Device| {
+            let real = fs::canonicalize(&device.key).ok();
+            name.is_some() && real.as_deref().and_then(Path::file_name).and_then(|n| n.to_str()) == name
+        };
+        let devices = &self.policy.devices;
+        let found = devices.iter().find(is_it).or_else(|| devices.iter().find(|device| device.key == "auto"));
+        found.map_or((Model::Auto, policy::DEFAULT_MAX_RESERVED_PPM), |d| (d.model, d.max_reserved_ppm))
+    }
+}
+
+fn page_of(rules: &DiskRules, model: Model, disk: &Disk) -> Rules {
+    Rules {
+        accounts: [&rules.disk_caps, &rules.domain_caps, &rules.customer_caps].map(account::limits),
+        counting: Counting {
+            iops_size_bytes: rules.accounting.iops_size_bytes.unwrap_or(0),
+            flush_is_op: rules.accounting.flush_is_op,
+        },
+        prices: Prices::of(model, disk.place.as_ref().is_some_and(|place| place.rotational)),
+    }
+}
+
+/// Who a disk belongs to, in numbers.
+fn standing(disk: &Disk, rules: &DiskRules) -> Standing {
+    let number = |text: &str| {
+        let mut hasher = DefaultHasher::new();
+        text.hash(&mut hasher);
+        hasher.finish()
+    };
+    let domain = number(&disk.uuid);
+    let [of_customer, of_domain, of_disk] = [0, 1, 2].map(|level: usize| rules.weights[level].value);
+    // A domain without a customer stands among customers by its own weight.
+    let (customer, top) = match &rules.customer {
+        Some(name) => (number(&format!("customer {name}")), of_customer),
+        None => (domain, of_domain),
+    };
+    Standing {
+        customer,
+        domain,
+        weights: [top, of_domain, of_disk],
+        reserve_iops: rules.reserve_iops.as_ref().map_or(0, |told| told.value),
+    }
+}
+
+impl Limits {
+    /// Reads the file. One that is broken never opens a limit: the policy that was last in force holds until it is mended, and
+    /// where there was none splitd does not start.
+    pub fn load(file: PathBuf, run_dir: &Path) -> anyhow::Result<Self> {
+        let accepted = run_dir.join("policy.toml");
+        let policy = match read(&file) {
+            Ok(Some((policy, text))) => {
+                keep(&accepted, &text)?;
+                policy
+            }
+            Ok(None) => {
+                keep(&accepted, "version = 1\n")?;
+                Policy::default()
+            }
+            Err(trouble) => match read(&accepted) {
+                Ok(Some((policy, _))) => {
+                    error!("ALARM: {trouble:#}\nthe policy that was last in force goes on");
+                    policy
+                }
+                Ok(None) | Err(_) => return Err(trouble),
+            },
+        };
+        let state = State { policy, generation: 1, disks: BTreeMap::new(), temporary: BTreeMap::new() };
+        let arbiter = Arbiter::start().context("the arbiter's thread")?;
+        Ok(Self { file, run_dir: run_dir.to_owned(), state: RefCell::new(state), arbiter })
+    }
+
+    /// Where a disk's limits stand; they do from now on.
+    pub fn enter(&self, id: DeviceId, disk: Disk) -> Result<QosFiles, String> {
+        let mut state = self.state.borrow_mut();
+        let rules = state.rules(id, &disk);
+        let accounts = self.run_dir.join("accounts");
+        let told = |trouble: io::Error| format!("{}: limits: {trouble}", disk.dir.display());
+        pages::make_dir(&accounts).map_err(told)?;
+        let files = QosFiles {
+            page: disk.dir.join("limits"),
+            usage: disk.dir.join("usage"),
+            domain: accounts.join(format!("domain-{}", file_name(&disk.uuid))),
+            customer: rules
+                .customer
+                .as_ref()
+                .map(|name| accounts.join(format!("customer-{}", file_name(name)))),
+        };
+        let (model, _) = state.device(&disk);
+        pages::write_rules(&files.page, &page_of(&rules, model, &disk)).map_err(told)?;
+        state.disks.insert(id, disk);
+        Ok(files)
+    }
+
+    /// What a guest may send through an interface, if the policy says so.
+    pub fn vif_rate(&self, name: Option<&str>, uuid: &str, number: u32) -> Option<VifRate> {
+        let state = self.state.borrow();
+        let net = state.policy.net(Who { uuid: Some(uuid), name }, number);
+        let bytes_per_s = net.tx_bits?.value / 8;
+        let window_us = net.burst_ns.unwrap_or(VIF_WINDOW_NS) / 1000;
+        let window_len_bytes = u128::from(bytes_per_s) * u128::from(window_us) / 1_000_000;
+        let window_len_bytes = u64::try_from(window_len_bytes).unwrap_or(u64::MAX).max(1);
+        Some(VifRate { window_len_bytes, window_us })
+    }
+
+    /// A disk's target is open: from now on it has its share of the device beneath.
+    pub fn place(&self, id: DeviceId, place: Place) -> Result<(), String> {
+        let mut state = self.state.borrow_mut();
+        let Some(disk) = state.disks.get_mut(&id) else { return Ok(()) };
+        disk.place = Some(place);
+        let disk = disk.clone();
+        let rules = state.rules(id, &disk);
+        let (model, max_reserved_ppm) = state.device(&disk);
+        let page = disk.dir.join("limits");
+        pages::write_rules(&page, &page_of(&rules, model, &disk))
+            .map_err(|trouble| format!("{}: {trouble}", page.display()))?;
+        self.arbiter.join(Member {
+            id,
+            device: disk.place.as_ref().map(|place| place.device.clone()).unwrap_or_default(),
+            max_reserved_ppm,
+            standing: standing(&disk, &rules),
+            page,
+            usage: disk.dir.join("usage"),
+        });
+        Ok(())
+    }
+
+    /// The disk is gone.
+    pub fn leave(&self, id: DeviceId) {
+        self.arbiter.leave(id);
+        self.state.borrow_mut().disks.remove(&id);
+    }
+
+    /// Takes the file anew: all of it, or none.
+    pub fn reload(&self) -> Result<Value, String> {
+        let outcome = read(&self.file).map_err(|trouble| format!("{trouble:#}"));
+        let (policy, text) = match outcome {
+            Ok(Some(found)) => found,
+            Ok(None) => (Policy::default(), "version = 1\n".to_owned()),
+            Err(text) => {
+                warn!("policy refused, the one in force stays:\n{text}");
+                return Err(text);
+            }
+        };
+        keep(&self.run_dir.join("policy.toml"), &text).map_err(|trouble| format!("{trouble:#}"))?;
+        let before = self.explain_all();
+        {
+            let mut state = self.state.borrow_mut();
+            state.policy = policy;
+            state.generation += 1;
+        }
+        let failed = self.write_pages();
+        let changes = explain::changes(&before, &self.explain_all());
+        let generation = self.state.borrow().generation;
+        for change in &changes {
+            info!("policy {generation}: {change}");
+        }
+        if changes.is_empty() {
+            info!("policy {generation}: nothing changes for the disks that are there");
+        }
+        if !failed.is_empty() {
+            return Err(failed.join("\n"));
+        }
+        Ok(json!({ "generation": generation, "changes": changes }))
+    }
+
+    /// Writes the pages of all disks whose rules are others now; what could not be written.
+    fn write_pages(&self) -> Vec<String> {
+        let state = self.state.borrow();
+        let write = |(id, disk): (&DeviceId, &Disk)| {
+            let page = disk.dir.join("limits");
+            let outcome =
+                pages::write_rules(&page, &page_of(&state.rules(*id, disk), state.device(disk).0, disk));
+            self.arbiter.set_standing(*id, standing(disk, &state.rules(*id, disk)));
+            outcome.err().map(|trouble| format!("{id}: {}: {trouble}", page.display()))
+        };
+        state.disks.iter().filter_map(write).collect()
+    }
+
+    /// Sets something for a while, above the file; nothing at all takes it back.
+    pub fn set(&self, domain: &str, change: &Change) -> Result<(), String> {
+        let name = self.domain_name(domain)?;
+        let ttl = change.ttl.as_deref().map(ttl).transpose()?;
+        if change.reset {
+            self.state.borrow_mut().temporary.remove(&name);
+        } else {
+            let mut state = self.state.borrow_mut();
+            let mut over = state.temporary.get(&name).map(|t| t.over.clone()).unwrap_or_default();
+            if let Some(weight) = change.weight {
+                if !(1..=65_535).contains(&weight) {
+                    return Err(format!("weight is {weight}: allowed are 1 to 65535"));
+                }
+                over.weight = Some(weight);
+            }
+            for text in &change.caps {
+                let (cap, value) = cap_of(text)?;
+                over.caps[cap as usize] = Some(value);
+            }
+            let until = ttl.map(|ttl| Instant::now() + ttl);
+            info!(domain = name, ?over, ?ttl, "set by splitctl");
+            state.temporary.insert(name, Temporary { over, until });
+        }
+        let failed = self.write_pages();
+        if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
+    }
+
+    /// What was set for a while and is over.
+    pub fn expire(&self) {
+        let now = Instant::now();
+        let over = |t: &Temporary| t.until.is_some_and(|until| until <= now);
+        let ended: Vec<String> = {
+            let mut state = self.state.borrow_mut();
+            let ended =
+                state.temporary.iter().filter(|(_, t)| over(t)).map(|(name, _)| name.clone()).collect();
+            state.temporary.retain(|_, t| !over(t));
+            ended
+        };
+        if ended.is_empty() {
+            return;
+        }
+        info!("over, the policy file holds again: {}", ended.join(", "));
+        for trouble in self.write_pages() {
+            error!("ALARM: {trouble}");
+        }
+    }
+
+    /// The name of a domain that has disks here, by name or number.
+    fn domain_name(&self, domain: &str) -> Result<String, String> {
+        let state = self.state.borrow();
+        let number = domain.parse::<u16>().ok();
+        let is_it = |(id, disk): &(&DeviceId, &Disk)| {
+            disk.name.as_deref() == Some(domain) || number == Some(id.frontend.0)
+        };
+        let found = state.disks.iter().find(is_it).ok_or_else(|| {
+            format!("domain is {domain:?}: it has no disk that splitd serves; splitctl list shows all")
+        })?;
+        found.1.name.clone().ok_or_else(|| format!("domain {domain} has no name"))
+    }
+}
+
+/// What an operator changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Change {
+    /// Share.
+    pub weight: Option<u32>,
+    /// `total_iops_max=1000`
+    #[serde(default)]
+    pub caps: Vec<String>,
+    /// `10m`; for good if left out, which is until splitd ends.
+    pub ttl: Option<String>,
+    /// Take back all that was set.
+    #[serde(default)]
+    pub reset: bool,
+}
+
+fn ttl(text: &str) -> Result<Duration, String> {
+    let ns = policy::time_ns(text).map_err(|rule| format!("ttl is {text:?}: {rule}"))?;
+    let ttl = Duration::from_nanos(ns);
+    if ttl.is_zero() || ttl > TTL_MAX {
+        return Err(format!("ttl is {text:?}: allowed are times above 0 and up to a year"));
+    }
+    Ok(ttl)
+}
+
+fn cap_of(text: &str) -> Result<(Cap, Option<u64>), String> {
+    let names = || Cap::ALL.map(Cap::name).join(", ");
+    let refuse = || format!("cap is {text:?}: allowed is NAME=VALUE, where NAME is one of {}", names());
+    let (name, value) = text.split_once('=').ok_or_else(refuse)?;
+    let cap = Cap::ALL.into_iter().find(|cap| cap.name() == name).ok_or_else(refuse)?;
+    let value = policy::cap_value(cap, value).map_err(|rule| format!("cap is {text:?}: {rule}"))?;
+    Ok((cap, value))
+}
+
+/// What was accepted, for the next start.
+fn keep(path: &Path, text: &str) -> anyhow::Result<()> {
+    let new = path.with_extension("new");
+    fs::write(&new, text).and_then(|()| fs::rename(&new, path)).with_context(|| path.display().to_string())
+}
+
+/// Text from outside as part of a file's name: nothing that could lead elsewhere.
+fn file_name(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).take(80).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,90 @@
+//! What holds for which disk, and why, in JSON; and what is different after a reload, in words. Knows nothing of where rules come
+//! from.
+
+use qos::policy::Cap;
+use qos::policy::effective::{CapRule, Caps, DiskRules, Told};
+use serde_json::{Map, Value, json};
+
+use super::{Disk, Limits};
+use crate::id::DeviceId;
+
+impl Limits {
+    /// Everything that holds for a domain's disks, with the origin of each value; for all domains if none is named.
+    pub fn explain(&self, domain: Option<&str>) -> Result<Value, String> {
+        let name = domain.map(|domain| self.domain_name(domain)).transpose()?;
+        let state = self.state.borrow();
+        let chosen = state.disks.iter().filter(|(_, disk)| name.is_none() || disk.name == name);
+        let rows: Vec<Value> = chosen.map(|(id, disk)| row(*id, disk, &state.rules(*id, disk))).collect();
+        Ok(json!({ "generation": state.generation, "file": self.file, "disks": rows }))
+    }
+
+    pub(super) fn explain_all(&self) -> Vec<Value> {
+        let all = self.explain(None).unwrap_or_default();
+        all.get("disks").and_then(Value::as_array).cloned().unwrap_or_default()
+    }
+}
+
+fn row(id: DeviceId, about: &Disk, rules: &DiskRules) -> Value {
+    let [customer, domain, disk] = &rules.weights;
+    json!({
+        "device": id.to_string(),
+        "domain": about.name,
+        "domid": id.frontend.0,
+        "uuid": about.uuid,
+        "shares": about.place.as_ref().map(|place| &place.device),
+        "unresolved": about.place.as_ref().is_some_and(|place| place.alone),
+        "class": rules.class,
+        "customer": rules.customer,
+        "weight": { "customer": customer, "domain": domain, "disk": disk },
+        "caps": {
+            "customer": caps(&rules.customer_caps),
+            "domain": caps(&rules.domain_caps),
+            "disk": caps(&rules.disk_caps),
+        },
+        "reserve_iops": rules.reserve_iops,
+        "iops_size_bytes": rules.accounting.iops_size_bytes,
+    })
+}
+
+fn caps(caps: &Caps) -> Value {
+    let told = |cap: Cap| {
+        let told: &Told<CapRule> = caps[cap as usize].as_ref()?;
+        Some((cap.name().to_owned(), json!({ "value": told.value, "origin": told.origin })))
+    };
+    Value::Object(Cap::ALL.into_iter().filter_map(told).collect())
+}
+
+/// What is different, a line each; where a value comes from does not count.
+pub(super) fn changes(before: &[Value], after: &[Value]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for row in after {
+        let device = row.get("device").and_then(Value::as_str).unwrap_or_default();
+        let Some(old) = before.iter().find(|old| old.get("device") == row.get("device")) else { continue };
+        let (mut was, mut is) = (Map::new(), Map::new());
+        flatten("", old, &mut was);
+        flatten("", row, &mut is);
+        let keys: std::collections::BTreeSet<&String> = was.keys().chain(is.keys()).collect();
+        for key in keys {
+            let word = |map: &Map<String, Value>| map.get(key).map_or("none".to_owned(), Value::to_string);
+            if was.get(key) != is.get(key) {
+                lines.push(format!("{device}: {key} {} -> {}", word(&was), word(&is)));
+            }
+        }
+    }
+    lines
+}
+
+fn flatten(path: &str, value: &Value, out: &mut Map<String, Value>) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map.iter().filter(|(key, _)| *key != "origin") {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                flatten(&path, value, out);
+            }
+        }
+        Value::Null => {}
+        other => {
+            out.insert(path.trim_end_matches(".value").replace(".value.", "."), other.clone());
+        }
+    }
+}
