@@ -419,14 +419,18 @@ fn about() -> Value {
 }
 
 impl web::Shows for Rc<Daemon> {
-    fn metrics(&self) -> String {
-        crate::series::page(&self.host.run_dir, &self.rows())
+    fn metrics(&self) -> impl FnOnce() -> String + Send + 'static {
+        let (run_dir, rows) = (self.host.run_dir.clone(), self.rows());
+        move || crate::series::page(&run_dir, &rows)
     }
 
-    fn status(&self) -> Value {
-        let rows = self.rows();
-        let figures = crate::stats::all(&self.host.run_dir, &rows, None);
-        json!({ "version": 1, "splitd": about(), "devices": rows, "figures": figures["devices"] })
+    fn status(&self) -> impl FnOnce() -> String + Send + 'static {
+        let (run_dir, rows) = (self.host.run_dir.clone(), self.rows());
+        move || {
+            let figures = crate::stats::all(&run_dir, &rows, None);
+            json!({ "version": 1, "splitd": about(), "devices": rows, "figures": figures["devices"] })
+                .to_string()
+        }
     }
 }
 

@@ -79,6 +79,11 @@ const DISK: &[Family] = &[
         &[("replayed_requests", "")],
     ),
     plain(
+        "xen_blkback_given_up_requests_total",
+        "Requests answered with an error because workers kept dying over them",
+        &[("given_up_requests", "")],
+    ),
+    plain(
         "xen_blkback_map_shortages_total",
         "Times that a page could not be mapped and was copied",
         &[("map_shortages", "")],

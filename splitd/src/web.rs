@@ -1,7 +1,6 @@
 //! The metrics endpoint: `/metrics` for Prometheus, and a page for people that plots what `/status.json` says. Reads only; off
 //! unless `metrics` in splitd.toml names an address. Knows nothing of what the answers hold.
 
-use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -12,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -65,39 +64,46 @@ impl FromStr for Listen {
 
 /// What is shown.
 pub trait Shows {
-    /// For Prometheus.
-    fn metrics(&self) -> String;
-    /// For the page.
-    fn status(&self) -> serde_json::Value;
+    /// For Prometheus: what makes the text, without splitd's own thread.
+    fn metrics(&self) -> impl FnOnce() -> String + Send + 'static;
+    /// For the page, likewise.
+    fn status(&self) -> impl FnOnce() -> String + Send + 'static;
 }
 
 /// Answers that are not made anew for everybody who asks: on a loopback address that is every user of the host, and splitd has
 /// devices to look after.
 struct Kept<S> {
     shows: S,
-    metrics: RefCell<Option<(Instant, String)>>,
-    status: RefCell<Option<(Instant, String)>>,
+    metrics: Mutex<Option<(Instant, String)>>,
+    status: Mutex<Option<(Instant, String)>>,
 }
 
 impl<S: Shows> Kept<S> {
     fn new(shows: S) -> Self {
-        Self { shows, metrics: RefCell::default(), status: RefCell::default() }
+        Self { shows, metrics: Mutex::default(), status: Mutex::default() }
     }
 
-    fn metrics(&self) -> String {
-        fresh(&self.metrics, || self.shows.metrics())
+    async fn metrics(&self) -> String {
+        fresh(&self.metrics, || self.shows.metrics()).await
     }
 
-    fn status(&self) -> String {
-        fresh(&self.status, || self.shows.status().to_string())
+    async fn status(&self) -> String {
+        fresh(&self.status, || self.shows.status()).await
     }
 }
 
-fn fresh(kept: &RefCell<Option<(Instant, String)>>, make: impl FnOnce() -> String) -> String {
-    let mut kept = kept.borrow_mut();
+/// A text is made on a thread of its own, for one who asks; the others wait for it.
+async fn fresh<M: FnOnce() -> String + Send + 'static>(
+    kept: &Mutex<Option<(Instant, String)>>,
+    make: impl FnOnce() -> M,
+) -> String {
+    let mut kept = kept.lock().await;
     match &*kept {
         Some((at, text)) if at.elapsed() < KEPT => text.clone(),
-        _ => kept.insert((Instant::now(), make())).1.clone(),
+        _ => {
+            let text = tokio::task::spawn_blocking(make()).await.unwrap_or_default();
+            kept.insert((Instant::now(), text)).1.clone()
+        }
     }
 }
 
@@ -165,14 +171,14 @@ async fn client(
         }
         head.extend_from_slice(chunk.get(..n).unwrap_or_default());
     }
-    let (text, wants_body) = answer(&head, shows, is_local);
+    let (text, wants_body) = answer(&head, shows, is_local).await;
     let end = if wants_body { text.len() } else { text.find("\r\n\r\n").map_or(0, |at| at + 4) };
     stream.write_all(text.as_bytes().get(..end).unwrap_or_default()).await?;
     stream.shutdown().await
 }
 
 /// The whole answer, and whether its body is wanted.
-fn answer(head: &[u8], shows: &Kept<impl Shows>, is_local: bool) -> (String, bool) {
+async fn answer(head: &[u8], shows: &Kept<impl Shows>, is_local: bool) -> (String, bool) {
     let head = String::from_utf8_lossy(head);
     let Some((head, _)) = head.split_once("\r\n\r\n") else {
         return (response("400 Bad Request", "text/plain", "not a whole request\n", ""), true);
@@ -190,10 +196,10 @@ fn answer(head: &[u8], shows: &Kept<impl Shows>, is_local: bool) -> (String, boo
     let more = format!("Content-Security-Policy: {PAGE_POLICY}\r\nX-Content-Type-Options: nosniff\r\n");
     let text = match (method, path) {
         (Some("GET" | "HEAD"), "/metrics") => {
-            response("200 OK", exposition::CONTENT_TYPE, &shows.metrics(), "")
+            response("200 OK", exposition::CONTENT_TYPE, &shows.metrics().await, "")
         }
         (Some("GET" | "HEAD"), "/status.json") => {
-            response("200 OK", "application/json", &shows.status(), "Cache-Control: no-store\r\n")
+            response("200 OK", "application/json", &shows.status().await, "Cache-Control: no-store\r\n")
         }
         (Some("GET" | "HEAD"), "/") => response("200 OK", "text/html; charset=utf-8", PAGE, &more),
         (Some("GET" | "HEAD"), _) => {
@@ -231,17 +237,26 @@ mod tests {
     struct Fixed;
 
     impl Shows for Fixed {
-        fn metrics(&self) -> String {
-            "a 1\n".to_owned()
+        fn metrics(&self) -> impl FnOnce() -> String + Send + 'static {
+            || "a 1\n".to_owned()
         }
 
-        fn status(&self) -> serde_json::Value {
-            serde_json::json!({"version": 1})
+        fn status(&self) -> impl FnOnce() -> String + Send + 'static {
+            || r#"{"version":1}"#.to_owned()
         }
     }
 
+    fn now<T>(work: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work)
+    }
+
     fn status(request: &str, is_local: bool) -> String {
-        answer(request.as_bytes(), &Kept::new(Fixed), is_local).0.split("\r\n").next().unwrap().to_owned()
+        now(answer(request.as_bytes(), &Kept::new(Fixed), is_local))
+            .0
+            .split("\r\n")
+            .next()
+            .unwrap()
+            .to_owned()
     }
 
     /// Three things can be read, nothing can be written.
@@ -261,7 +276,7 @@ mod tests {
         ] {
             assert_eq!(status(request, false), format!("HTTP/1.1 {expected}"), "{request:?}");
         }
-        assert!(!answer(b"HEAD / HTTP/1.1\r\n\r\n", &Kept::new(Fixed), false).1);
+        assert!(!now(answer(b"HEAD / HTTP/1.1\r\n\r\n", &Kept::new(Fixed), false)).1);
     }
 
     /// A thousand who ask at once cost one answer.
@@ -269,17 +284,18 @@ mod tests {
     fn answers_are_kept_for_a_moment() {
         struct Counted(std::cell::Cell<u32>);
         impl Shows for Counted {
-            fn metrics(&self) -> String {
+            fn metrics(&self) -> impl FnOnce() -> String + Send + 'static {
                 self.0.set(self.0.get() + 1);
-                format!("a {}\n", self.0.get())
+                || "a 1\n".to_owned()
             }
-            fn status(&self) -> serde_json::Value {
-                serde_json::Value::Null
+            fn status(&self) -> impl FnOnce() -> String + Send + 'static {
+                String::new
             }
         }
         let kept = Kept::new(Counted(std::cell::Cell::new(0)));
         for _ in 0..1000 {
-            assert!(answer(b"GET /metrics HTTP/1.1\r\n\r\n", &kept, false).0.contains("\r\n\r\na "));
+            let text = now(answer(b"GET /metrics HTTP/1.1\r\n\r\n", &kept, false)).0;
+            assert!(text.contains("\r\n\r\na "));
         }
         let made = kept.shows.0.get();
         assert!((1..100).contains(&made), "{made}");

@@ -9,6 +9,8 @@ use std::process::Command;
 
 use crate::Bed;
 
+const NAMES: [&str; 2] = ["splitctl restart", "splitctl resume"];
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
@@ -50,6 +52,8 @@ fn commands(text: &str, word: &str) -> Vec<String> {
     let whole = in_blocks.chain(prompted).filter(|line| line.starts_with(&prefix)).map(str::to_owned);
     let codes =
         text.split('`').skip(1).step_by(2).filter(|code| code.starts_with(&prefix)).map(str::to_owned);
+    // A verb that needs a device, without one, is only named.
+    let codes = codes.filter(|code| !NAMES.contains(&code.as_str()));
     whole.chain(codes).map(|line| line.replace('"', "").replace(" || true", "")).collect()
 }
 
