@@ -170,8 +170,8 @@ impl Planner {
     pub fn plan(
         &mut self,
         now_ns: u64,
-        mut sample: impl FnMut(MemberId) -> Sample,
-        mut tell: impl FnMut(MemberId, Grant),
+        sample: &mut dyn FnMut(MemberId) -> Sample,
+        tell: &mut dyn FnMut(MemberId, Grant),
     ) -> Outlook {
         let time_ns = now_ns.saturating_sub(std::mem::replace(&mut self.planned_ns, now_ns));
         if time_ns == 0 || time_ns == now_ns {
@@ -209,7 +209,7 @@ impl Planner {
             self.lift(now_ns, tell);
             return outlook;
         }
-        outlook.short_of_reserves = self.divide(now_ns, &outlook, hungry, &mut tell);
+        outlook.short_of_reserves = self.divide(now_ns, &outlook, hungry, tell);
         outlook
     }
 
@@ -225,7 +225,7 @@ impl Planner {
     }
 
     /// With one alone there is nobody to protect.
-    pub fn lift(&mut self, now_ns: u64, mut tell: impl FnMut(MemberId, Grant)) {
+    pub fn lift(&mut self, now_ns: u64, tell: &mut dyn FnMut(MemberId, Grant)) {
         self.pace = 0.0;
         for (id, member) in &mut self.members {
             if !member.grant.is_open() {
@@ -241,7 +241,7 @@ impl Planner {
         now_ns: u64,
         outlook: &Outlook,
         hungry: bool,
-        tell: &mut impl FnMut(MemberId, Grant),
+        tell: &mut dyn FnMut(MemberId, Grant),
     ) -> bool {
         let (window, level, done) = (self.depth.window(), outlook.level, outlook.work_per_s);
         let before = if self.pace > 0.0 { self.pace } else { done };
@@ -308,6 +308,13 @@ impl Planner {
         let top = level_for(pace, &outer);
         for (inner, vessel) in customers.values().zip(&outer) {
             let amount = share_at(top, vessel, pace);
+            // Nearly all customers have one domain on a device, and nearly all domains one disk.
+            if let [(disks, _)] = inner[..]
+                && let [i] = disks[..]
+            {
+                rates[i] = amount;
+                continue;
+            }
             let vessels: Vec<_> = inner.iter().map(|(_, v)| *v).collect();
             let middle = level_for(amount, &vessels);
             for ((disks, _), vessel) in inner.iter().zip(&vessels) {

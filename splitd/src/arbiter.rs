@@ -176,7 +176,7 @@ impl Devices {
         // One that is left alone shares with nobody.
         if device.disks.len() == 1 {
             let disks = &device.disks;
-            device.planner.lift(clock::monotonic_ns(), |number, grant| tell(disks, number, grant));
+            device.planner.lift(clock::monotonic_ns(), &mut |number, grant| tell(disks, number, grant));
         }
         if device.disks.is_empty() {
             self.by_name.remove(&name);
@@ -209,10 +209,8 @@ impl Device {
         let disks = &self.disks;
         let outlook = self.planner.plan(
             clock::monotonic_ns(),
-            |number| samples.get(&number).copied().unwrap_or_default(),
-            |number, grant| {
-                tell(disks, number, grant);
-            },
+            &mut |number| samples.get(&number).copied().unwrap_or_default(),
+            &mut |number, grant| tell(disks, number, grant),
         );
         if outlook.short_of_reserves != self.short {
             self.short = outlook.short_of_reserves;

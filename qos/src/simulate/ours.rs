@@ -115,17 +115,13 @@ impl Ours {
             .collect();
         let find = |id: MemberId| samples.binary_search_by_key(&id, |(known, _)| *known).unwrap_or_default();
         let (planner, disks, ready) = (&mut self.planner, &mut self.disks, &mut self.ready);
-        planner.plan(
-            now_ns,
-            |id| samples[find(id)].1,
-            |id, grant| {
-                let i = find(id);
-                disks[i].grant = grant;
-                if !disks[i].waiting.is_empty() && grant.is_open() {
-                    ready.push(i);
-                }
-            },
-        );
+        planner.plan(now_ns, &mut |id| samples[find(id)].1, &mut |id, grant| {
+            let i = find(id);
+            disks[i].grant = grant;
+            if !disks[i].waiting.is_empty() && grant.is_open() {
+                ready.push(i);
+            }
+        });
     }
 
     fn go_on(&mut self, i: usize, now_ns: u64, out: &mut Vec<Piece>) {
