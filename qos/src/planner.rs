@@ -92,6 +92,8 @@ pub struct Outlook {
 #[derive(Debug, Default)]
 pub struct Planner {
     members: BTreeMap<MemberId, Member>,
+    /// As in `grouped`; empty when it is to be found anew.
+    groups: Vec<Vec<Vec<usize>>>,
     next: u64,
     depth: Depth,
     planned_ns: u64,
@@ -135,11 +137,13 @@ impl Planner {
             cost_ns: 0.0,
         };
         self.members.insert(id, member);
+        self.groups.clear();
         id
     }
 
     /// A disk goes; nothing of it is under way any more.
     pub fn leave(&mut self, id: MemberId) {
+        self.groups.clear();
         if let Some(member) = self.members.remove(&id) {
             let last = member.last.totals;
             self.sums.done_ops = self.sums.done_ops.wrapping_add(last.issued_ops.wrapping_sub(last.done_ops));
@@ -151,6 +155,7 @@ impl Planner {
     pub fn set_standing(&mut self, id: MemberId, standing: Standing) {
         if let Some(member) = self.members.get_mut(&id) {
             member.standing = standing;
+            self.groups.clear();
         }
     }
 
@@ -272,52 +277,43 @@ impl Planner {
         short
     }
 
+    /// Who belongs together, by place among the members: customers, their domains, those' disks.
+    fn grouped(&self) -> Vec<Vec<Vec<usize>>> {
+        let mut customers: BTreeMap<u64, BTreeMap<u64, Vec<usize>>> = BTreeMap::new();
+        for (i, member) in self.members.values().enumerate() {
+            let Standing { customer, domain, .. } = member.standing;
+            customers.entry(customer).or_default().entry(domain).or_default().push(i);
+        }
+        customers.into_values().map(|domains| domains.into_values().collect()).collect()
+    }
+
     /// The rate of each disk, in the members' order; and whether reserves had to be cut.
-    fn rates(&self, pace: f64) -> (Vec<f64>, bool) {
+    fn rates(&mut self, pace: f64) -> (Vec<f64>, bool) {
+        if self.groups.is_empty() {
+            self.groups = self.grouped();
+        }
         let members: Vec<&Member> = self.members.values().collect();
-        let mut domains: BTreeMap<(u64, u64), Vec<usize>> = BTreeMap::new();
-        for (i, member) in members.iter().enumerate() {
-            domains.entry((member.standing.customer, member.standing.domain)).or_default().push(i);
-        }
-        let mut customers: BTreeMap<u64, Vec<(&Vec<usize>, Vessel)>> = BTreeMap::new();
-        let mut reserved = 0.0;
-        for ((customer, _), disks) in &domains {
-            let vessel = domain_vessel(&members, disks);
-            reserved += vessel.least;
-            customers.entry(*customer).or_default().push((disks, vessel));
-        }
-        let (most_reserved, short) = (pace * self.max_reserved, reserved > pace * self.max_reserved);
-        if short {
-            for (_, vessel) in customers.values_mut().flatten() {
-                vessel.least *= most_reserved / reserved;
-            }
-        }
-        let mut rates = vec![0.0; members.len()];
-        let outer: Vec<_> = customers
-            .values()
-            .map(|inner| {
-                let weight = inner
-                    .first()
-                    .and_then(|(disks, _)| disks.first())
-                    .map_or(1, |&i| members[i].standing.weights[0]);
-                let least = inner.iter().map(|(_, v)| v.least).sum();
-                let most = inner.iter().map(|(_, v)| v.most).sum();
-                Vessel { weight: weight.into(), least, most }
-            })
-            .collect();
+        let domains = self.groups.iter().flatten();
+        let reserved: f64 = domains.map(|disks| domain_vessel(&members, disks, 1.0).least).sum();
+        let most_reserved = pace * self.max_reserved;
+        let short = reserved > most_reserved;
+        let scale = if short { most_reserved / reserved } else { 1.0 };
+        let outer: Vec<_> =
+            self.groups.iter().map(|domains| customer_vessel(&members, domains, scale)).collect();
         let top = level_for(pace, &outer);
-        for (inner, vessel) in customers.values().zip(&outer) {
+        let mut rates = vec![0.0; members.len()];
+        for (domains, vessel) in self.groups.iter().zip(&outer) {
             let amount = share_at(top, vessel, pace);
             // Nearly all customers have one domain on a device, and nearly all domains one disk.
-            if let [(disks, _)] = inner[..]
+            if let [disks] = &domains[..]
                 && let [i] = disks[..]
             {
                 rates[i] = amount;
                 continue;
             }
-            let vessels: Vec<_> = inner.iter().map(|(_, v)| *v).collect();
+            let vessels: Vec<_> = domains.iter().map(|disks| domain_vessel(&members, disks, scale)).collect();
             let middle = level_for(amount, &vessels);
-            for ((disks, _), vessel) in inner.iter().zip(&vessels) {
+            for (disks, vessel) in domains.iter().zip(&vessels) {
                 let amount = share_at(middle, vessel, amount);
                 let vessels: Vec<_> = disks.iter().map(|&i| members[i].vessel()).collect();
                 let bottom = level_for(amount, &vessels);
@@ -341,15 +337,25 @@ fn share_at(level: f64, vessel: &Vessel, amount: f64) -> f64 {
     (level * vessel.weight).max(vessel.least).min(amount)
 }
 
-fn domain_vessel(members: &[&Member], disks: &[usize]) -> Vessel {
+fn domain_vessel(members: &[&Member], disks: &[usize], reserved: f64) -> Vessel {
     let of = |i: &usize| members[*i];
     let standing = disks.first().map(|i| &of(i).standing);
     let weight = standing.map_or(1.0, |standing| standing.weights[1].into());
     let most: f64 = disks.iter().map(|i| of(i).vessel().most).sum();
     // In work: by what its requests cost of late.
     let cost_ns = disks.iter().map(|i| of(i).cost_ns).fold(0.0, f64::max);
-    let least = standing.map_or(0.0, |standing| to_f64(standing.reserve_iops) * cost_ns);
+    let least = standing.map_or(0.0, |standing| to_f64(standing.reserve_iops) * cost_ns) * reserved;
     Vessel { weight, least: least.min(most), most }
+}
+
+fn customer_vessel(members: &[&Member], domains: &[Vec<usize>], reserved: f64) -> Vessel {
+    let first = domains.first().and_then(|disks| disks.first());
+    let weight = first.map_or(1, |&i| members[i].standing.weights[0]);
+    let nothing = Vessel { weight: weight.into(), least: 0.0, most: 0.0 };
+    domains.iter().fold(nothing, |sum, disks| {
+        let one = domain_vessel(members, disks, reserved);
+        Vessel { weight: sum.weight, least: sum.least + one.least, most: sum.most + one.most }
+    })
 }
 
 impl Member {
@@ -406,5 +412,37 @@ impl Totals {
         self.done_ops = self.done_ops.wrapping_add(other.done_ops);
         self.done_ns = self.done_ns.wrapping_add(other.done_ns);
         self.latency_ns = self.latency_ns.wrapping_add(other.latency_ns);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The tree in io.cost's own source: weights 300 and 100, the latter's two children alike, are 75, 12.5 and 12.5 %; a disk of two of
+    /// a domain halves its own part and nobody else's; and what one leaves its sibling has first.
+    #[test]
+    fn the_tree_of_io_cost() {
+        let mut planner = Planner::new(800_000);
+        let mut join = |customer, domain, weights| {
+            let standing = Standing { customer, domain, weights, reserve_iops: 0 };
+            planner.join(standing, Sample::default(), Grant::OPEN)
+        };
+        let ids = [
+            (1, 1, [300, 100, 256]),
+            (2, 2, [100, 100, 256]),
+            (2, 3, [100, 100, 64]),
+            (2, 3, [100, 100, 64]),
+        ];
+        let ids = ids.map(|(customer, domain, weights)| join(customer, domain, weights));
+        let mut hungry = |planner: &mut Planner, which: [bool; 4]| {
+            for (id, hungry) in ids.iter().zip(which) {
+                planner.members.get_mut(id).unwrap().hungry = hungry;
+            }
+            planner.rates(1e9).0.iter().map(|rate| (rate / 1e4).round() / 1e3).collect::<Vec<_>>()
+        };
+        assert_eq!(hungry(&mut planner, [true; 4]), [75.0, 12.5, 6.25, 6.25]);
+        let alone = hungry(&mut planner, [true, true, false, false]);
+        assert_eq!(alone[..2], [75.0, 25.0]);
     }
 }
