@@ -2,7 +2,7 @@
 //! devices' states, nor how limits are kept.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
@@ -18,17 +18,21 @@ use qos::policy::effective::{DiskRules, Override, Who};
 use qos::policy::{self, Cap, Fault, Model, Policy};
 use serde_json::{Value, json};
 use tracing::{error, info, warn};
+use worker::clock::monotonic_ns;
 use worker::message::{QosFiles, VifRate};
 
 use crate::arbiter::{Arbiter, Member};
 use crate::id::DeviceId;
 use crate::place::Place;
 
+mod accounts;
 mod explain;
 pub(crate) mod pages;
 
 /// Longest policy file.
 const FILE_LEN_MAX: u64 = 4 << 20;
+/// Below the run directory.
+const ACCOUNTS: &str = "accounts";
 /// The window of an interface's rate where none is set, as with `xl`.
 const VIF_WINDOW_NS: u64 = 50_000_000;
 /// Longest time that an operator may set something for.
@@ -60,6 +64,8 @@ struct State {
     policy: Policy,
     generation: u64,
     disks: BTreeMap<DeviceId, Disk>,
+    /// Domains that have gone and may owe.
+    retired: BTreeSet<String>,
     /// By a domain's name.
     temporary: BTreeMap<String, Temporary>,
 }
@@ -159,6 +165,7 @@ impl Limits {
     /// Reads the file. One that is broken never opens a limit: the policy that was last in force holds until it is mended, and
     /// where there was none splitd does not start.
     pub fn load(file: PathBuf, run_dir: &Path) -> anyhow::Result<Self> {
+        pages::make_dir(&run_dir.join(ACCOUNTS)).context("accounts of domains")?;
         let accepted = run_dir.join("policy.toml");
         let policy = match read(&file) {
             Ok(Some((policy, text))) => {
@@ -177,7 +184,13 @@ impl Limits {
                 Ok(None) | Err(_) => return Err(trouble),
             },
         };
-        let state = State { policy, generation: 1, disks: BTreeMap::new(), temporary: BTreeMap::new() };
+        let state = State {
+            policy,
+            generation: 1,
+            disks: BTreeMap::new(),
+            retired: BTreeSet::new(),
+            temporary: BTreeMap::new(),
+        };
         let arbiter = Arbiter::start().context("the arbiter's thread")?;
         Ok(Self { file, run_dir: run_dir.to_owned(), state: RefCell::new(state), arbiter })
     }
@@ -186,22 +199,24 @@ impl Limits {
     pub fn enter(&self, id: DeviceId, disk: Disk) -> Result<QosFiles, String> {
         let mut state = self.state.borrow_mut();
         let rules = state.rules(id, &disk);
-        let accounts = self.run_dir.join("accounts");
         let told = |trouble: io::Error| format!("{}: limits: {trouble}", disk.dir.display());
-        pages::make_dir(&accounts).map_err(told)?;
         let files = QosFiles {
             page: disk.dir.join("limits"),
             usage: disk.dir.join("usage"),
-            domain: accounts.join(format!("domain-{}", file_name(&disk.uuid))),
+            domain: self.domain_account(&disk.uuid),
             customer: rules
                 .customer
                 .as_ref()
-                .map(|name| accounts.join(format!("customer-{}", file_name(name)))),
+                .map(|name| self.run_dir.join(ACCOUNTS).join(format!("customer-{}", file_name(name)))),
         };
         let (model, _) = state.device(&disk);
         pages::write_rules(&files.page, &page_of(&rules, model, &disk)).map_err(told)?;
         state.disks.insert(id, disk);
         Ok(files)
+    }
+
+    fn domain_account(&self, uuid: &str) -> PathBuf {
+        self.run_dir.join(ACCOUNTS).join(format!("domain-{}", file_name(uuid)))
     }
 
     /// What a guest may send through an interface, if the policy says so.
@@ -240,7 +255,13 @@ impl Limits {
     /// The disk is gone.
     pub fn leave(&self, id: DeviceId) {
         self.arbiter.leave(id);
-        self.state.borrow_mut().disks.remove(&id);
+        let state = &mut *self.state.borrow_mut();
+        state.retired.extend(state.disks.remove(&id).map(|disk| disk.uuid));
+        let (disks, now_ns) = (&state.disks, monotonic_ns());
+        state.retired.retain(|uuid| {
+            let is_back = disks.values().any(|disk| disk.uuid == *uuid);
+            !is_back && !accounts::remove_settled(&self.domain_account(uuid), now_ns)
+        });
     }
 
     /// Takes the file anew: all of it, or none.

@@ -144,6 +144,7 @@ fn rounds_of_attaching_leave_nothing() {
         w.until("files as before", |w| entries(&w.run_dir()) == files)
             .unwrap_or_else(|e| panic!("round {round}: {:?}: {e}", entries(&w.run_dir())));
     }
+    assert_eq!(entries(&w.run_dir().join("accounts")), Vec::<String>::new());
     assert_eq!(guest.held(), Held::default());
     assert_eq!(w.tools.store().list("/local/domain/0/backend/vbd").unwrap(), Vec::<String>::new());
 }
