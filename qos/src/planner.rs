@@ -435,7 +435,7 @@ mod tests {
             (2, 3, [100, 100, 64]),
         ];
         let ids = ids.map(|(customer, domain, weights)| join(customer, domain, weights));
-        let mut hungry = |planner: &mut Planner, which: [bool; 4]| {
+        let hungry = |planner: &mut Planner, which: [bool; 4]| {
             for (id, hungry) in ids.iter().zip(which) {
                 planner.members.get_mut(id).unwrap().hungry = hungry;
             }

@@ -89,8 +89,6 @@ pub struct DiskLimits {
     pub burst_len_ns: Option<Set<u64>>,
     /// Operations each second that are promised.
     pub reserve_iops: Option<Set<Option<u64>>>,
-    /// Bytes each second that are promised.
-    pub reserve_bytes: Option<Set<Option<u64>>>,
 }
 
 /// Limits of network interfaces, as one table sets them.

@@ -50,14 +50,11 @@ fn check_limits(limits: &DiskLimits, key: &str, note: &mut impl FnMut(Place, &st
             Some(_) => {}
         }
     }
-    let reserves = [(limits.reserve_iops, true), (limits.reserve_bytes, false)];
-    for (reserve, is_iops) in reserves {
-        let Some((value, at)) = reserve.and_then(|set| Some((set.value?, set.at))) else { continue };
-        for cap in Cap::ALL.into_iter().filter(|cap| cap.is_iops() == is_iops) {
-            if let Some(limit) = cap_of(cap).filter(|limit| *limit < value) {
-                let rule = Rule::ReserveAboveCap { name: cap.name(), cap: limit };
-                note(at, &format!("{key}.reserve"), &value.to_string(), rule);
-            }
+    let Some((value, at)) = limits.reserve_iops.and_then(|set| Some((set.value?, set.at))) else { return };
+    for cap in Cap::ALL.into_iter().filter(|cap| cap.is_iops()) {
+        if let Some(limit) = cap_of(cap).filter(|limit| *limit < value) {
+            let rule = Rule::ReserveAboveCap { name: cap.name(), cap: limit };
+            note(at, &format!("{key}.reserve"), &value.to_string(), rule);
         }
     }
 }

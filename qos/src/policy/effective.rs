@@ -54,8 +54,6 @@ pub struct DiskRules {
     pub disk_caps: Caps,
     /// Operations each second that are promised to the domain.
     pub reserve_iops: Option<Told<u64>>,
-    /// Bytes each second that are promised to the domain.
-    pub reserve_bytes: Option<Told<u64>>,
     /// How things are counted.
     pub accounting: Accounting,
 }
@@ -93,7 +91,6 @@ impl DiskLimits {
         }
         merged.burst_len_ns = self.burst_len_ns.or(below.burst_len_ns);
         merged.reserve_iops = self.reserve_iops.or(below.reserve_iops);
-        merged.reserve_bytes = self.reserve_bytes.or(below.reserve_bytes);
         merged
     }
 }
@@ -205,7 +202,6 @@ impl Policy {
             domain_caps: caps_of(&layers, over),
             disk_caps: caps_of(of_disk.as_slice(), None),
             reserve_iops: topmost(&layers, |limits| limits.reserve_iops),
-            reserve_bytes: topmost(&layers, |limits| limits.reserve_bytes),
             accounting: self.accounting,
         }
     }

@@ -108,8 +108,8 @@ impl<'a> Reader<'a> {
         for (key, item) in self.items(&table) {
             match key.as_str() {
                 "iops" => limits.reserve_iops = self.amount(&item, Unit::Operations),
-                "bytes" => limits.reserve_bytes = self.amount(&item, Unit::DiskBytes),
-                _ => self.unknown(&item, &["iops", "bytes"]),
+                "bytes" => self.fault(&item, Rule::NotEnforced),
+                _ => self.unknown(&item, &["iops"]),
             }
         }
     }

@@ -297,7 +297,7 @@ impl<'a> Reader<'a> {
             }
         }
         // Who among the domains would get how much of it is not said.
-        for reserve in [customer.disk.reserve_iops, customer.disk.reserve_bytes].into_iter().flatten() {
+        if let Some(reserve) = customer.disk.reserve_iops {
             let (at, key) = (reserve.at, below(&item.path, "disk.reserve"));
             self.faults.push(Fault { at, key, value: String::new(), rule: Rule::NotEnforced });
         }

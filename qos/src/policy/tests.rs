@@ -21,7 +21,7 @@ weight = 256
 [class.gold]
 weight = 1024
 [class.gold.disk]
-reserve = { iops = 5000, bytes = "80MB/s" }
+reserve = { iops = 5000 }
 read_bytes_max = "400MB/s"
 write_bytes_max = "200MB/s"
 total_iops_max = 20000
@@ -192,6 +192,10 @@ fn every_rule_is_an_error_of_its_own() {
             "3:1: defaults.class = gold: no class of that name; there are a",
         ),
         (format!("{head}[device.sda]\n"), "2:9: device.sda: allowed are \"auto\" and paths below /dev"),
+        (
+            format!("{disk}reserve = {{ bytes = \"80MB/s\" }}\n"),
+            "3:13: class.a.disk.reserve.bytes = \"80MB/s\": this version does not enforce",
+        ),
         (
             format!("{head}[device.auto]\ndepth = \"auto\"\n"),
             "3:1: device.auto.depth = \"auto\": this version does not enforce",
