@@ -393,7 +393,8 @@ splitd_start() {
   if [ -d /run/systemd/system ]; then
     systemctl start splitd.service
   else
-    setsid splitd >> "$SPLITD_LOG" 2>&1 < /dev/null &
+    # Not a job of the scenario's shell, which would wait for it.
+    (setsid splitd >> "$SPLITD_LOG" 2>&1 < /dev/null &)
   fi
   must_within 60 splitd_answers
 }

@@ -2,7 +2,7 @@
 # acceptance: 20
 # core: yes
 scenario() {
-  local file id
+  local file id server
   file=$(image data 64)
   network
   MEMORY=384 VIFS=$(vif 2) guest_start g "$(disk xvda "$(root_image g)")" "$(disk xvdb "$file")"
@@ -12,6 +12,7 @@ scenario() {
   must_within 60 sh -c "[ \$(du -k $file | cut -f1) -gt 1000 ]"
   guest_net g 2
   iperf3 -s -1 -B 10.9.0.1 > /run/lab/iperf.log 2>&1 &
+  server=$!
   must_within 60 eval "ss -ltn | grep -q ':5201 '"
   guest_job g net 'iperf3 -c 10.9.0.1 -t 600'
   must_within 60 tap_received 1000000
@@ -23,8 +24,7 @@ scenario() {
   must_within 60 absent "/local/domain/0/backend/$(backend_kind)/$id"
   must_within 60 absent "/local/domain/0/backend/vif/$id"
   must_within 60 eval "! test -e /sys/class/net/vif$id.0"
-  kill %1 2> /dev/null || true
-  wait
+  kill "$server" 2> /dev/null || true
   [ "$(dd if="$file" bs=512 skip=100000 count=1 status=none | head -c 9)" = completed ] || fail "a completed write is not in the image"
 }
 # tap_received BYTES: so much has come from the guest.
