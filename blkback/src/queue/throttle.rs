@@ -132,7 +132,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         };
         if self.closing {
             gate.charge(&throttle.seen, op, len_bytes, now_ns);
-        } else if let Err(at_ns) = gate.cap(&throttle.seen, op, len_bytes, now_ns) {
+        } else if let Err(at_ns) = gate.cap(&throttle.seen, op, len_bytes, slot.stages.taken_ns, now_ns) {
             throttle.hold_until(at_ns);
             return false;
         }
