@@ -45,7 +45,7 @@ fn limit(files: &QosFiles) -> u64 {
     let gate = worker::qos::Gate::open(files).unwrap();
     gate.look(&mut seen);
     gate.charge(&seen, qos::cost::Op::Read, 4096, 1_000_000_000);
-    gate.cap(&seen, qos::cost::Op::Read, 4096, 0).err().unwrap_or(0)
+    gate.cap(&seen, qos::cost::Op::Read, 4096, 0, 0).err().unwrap_or(0)
 }
 
 /// A reload is taken whole and told as a difference; a file with an error changes nothing, and what was in force survives the
