@@ -105,8 +105,8 @@ impl Drop for Running {
 }
 
 fn qemu(systemd: bool, images: &Images, share: &Path, serial: &str) -> Result<Command> {
-    // Xen would switch floating-point registers between a guest's virtual processors lazily, and under this emulator some get lost then:
-    // programs crash in guests that have several, whatever serves their disks.
+    // Where Xen switches floating-point registers between a guest's virtual processors lazily, programs crash under this emulator in guests
+    // that have several, whatever serves their disks (on tmpfs beside the kernel's blkback, too); switched eagerly none was seen to.
     let xen = "console=com1 com1=115200,8n1 dom0_mem=1536M dom0_max_vcpus=1 dom0_vcpus_pin loglvl=warning \
                guest_loglvl=warning noreboot spec-ctrl=eager-fpu";
     let init = if systemd { "lab.init=systemd" } else { "lab.init=plain" };
