@@ -133,7 +133,7 @@ fn qemu(systemd: bool, images: &Images, share: &Path, serial: &str) -> Result<Co
         drive(&mut command, &share::empty_disk(share, name, mib)?, "discard=unmap");
     }
     // One that is slow on purpose, for who shares it.
-    drive(&mut command, &share::empty_disk(share, "slow", 256)?, "throttling.iops-total=300");
+    drive(&mut command, &share::empty_disk(share, "slow", 256)?, "throttling.iops-total=100");
     command.env("TMPDIR", share);
     Ok(command)
 }
