@@ -12,6 +12,8 @@ scenario() {
   first=$(xl domid g)
   # `-s ""` runs the receiver as a command of its own instead of through ssh.
   xl migrate -s "" g 'xl migrate-receive' || fail "xl migrate failed"
+  # Its console's log keeps the name that it arrived under.
+  ln -sf guest-g--incoming.log "$(guest_console g)"
   [ "$(xl domid g)" != "$first" ] || fail "migrated to the domain it was"
   must_within 60 node_is "$(backend_path g xvdb)/state" 4
   must_within 60 guest_io_since g 0
