@@ -19,6 +19,7 @@ use worker::message::Abi;
 use worker::qos::Gate;
 use worker::uring::{Completion, FileIndex, Uring};
 use worker::wake::Bell;
+use worker::written::Written;
 use xen_ring::{BackRing, Overrun};
 use xenbus::hv::{EventChannel, GrantCopy, GrantTable, Pending};
 use xenbus::memory::LocalMemory;
@@ -82,6 +83,8 @@ pub(crate) struct Device {
     pub(crate) bells: OnceLock<Vec<Bell>>,
     /// What the disk is held to, if to anything.
     pub(crate) gate: OnceLock<Gate>,
+    /// Where it was written, for whoever copies it.
+    pub(crate) written: OnceLock<Written>,
 }
 
 /// Why a queue cannot go on.
@@ -94,6 +97,13 @@ pub(crate) enum Stop {
 }
 
 impl Device {
+    /// A write or discard has ended.
+    pub(crate) fn note_written(&self, offset_bytes: u64, len_bytes: u64) {
+        if let Some(written) = self.written.get() {
+            written.note(offset_bytes, len_bytes);
+        }
+    }
+
     /// Wakes every queue.
     pub(crate) fn ring_all(&self) {
         self.bells.get().into_iter().flatten().for_each(Bell::ring);

@@ -26,8 +26,8 @@ use crate::thread::{Command, Handle, Report};
 
 mod open;
 
-/// How often the disk's size is looked at.
-const RESIZE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the disk's size is looked at: a thousand idle disks are as many wake-ups in that time.
+const RESIZE_INTERVAL: Duration = Duration::from_secs(5);
 /// How often a fence that is held is tried.
 const FENCE_INTERVAL: Duration = Duration::from_millis(5);
 /// How long queues may take to finish once told to close: a disk that hangs does not hold a detach for ever.

@@ -24,3 +24,4 @@ pub mod start;
 pub mod uring;
 #[allow(unsafe_code)]
 pub mod wake;
+pub mod written;

@@ -32,10 +32,13 @@ use serde::{Deserialize, Serialize};
 pub use crate::ip_range::IpRange;
 
 /// This build's version of the protocol. A peer that is one older is understood.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The first version that knows [`ToWorker::HandOver`].
 pub const HAND_OVER_SINCE: u32 = 2;
+
+/// The first version whose disks count where they were written; see [`crate::written`].
+pub const WRITTEN_SINCE: u32 = 3;
 
 /// The descriptor on which a worker finds its listening socket.
 pub const LISTEN_FD: i32 = 3;

@@ -6,13 +6,14 @@ use std::sync::atomic::Ordering;
 use worker::{crash, crash_point};
 use xenbus::hv::{EventChannel, GrantTable};
 
+use super::issue::DISCARD_PIECE_SECTORS;
 use super::{Queue, SHORTAGE_PAUSE, Stop};
 use crate::discard::DiscardLine;
 use crate::figures::Counter;
 use crate::request::{Direction, Order};
 use crate::rmw::NO_EDGES;
 use crate::slot::{ChunkId, SlotId, Step, Tag};
-use crate::wire::Status;
+use crate::wire::{SECTOR_LEN, Status};
 
 impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     /// Books everything that ended.
@@ -135,6 +136,9 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         let chunk = *self.chunk(id);
         self.pool.give(chunk.run);
         self.chunk_left(&chunk);
+        if chunk.direction == Direction::Write {
+            self.device.note_written(chunk.offset_bytes, chunk.len_bytes.into());
+        }
         if chunk.edges != NO_EDGES && self.device.edges.give(chunk.edges) {
             self.device.ring_all();
         }
@@ -198,6 +202,9 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     fn discard_ended(&mut self, id: SlotId, result: i32) -> Result<(), Stop> {
         let result = crash::disk_fault("discard", result);
         self.slot(id).stages.ended_ns = self.now_ns;
+        let end = self.slot(id).sector;
+        let start = end.saturating_sub(DISCARD_PIECE_SECTORS);
+        self.device.note_written(start * SECTOR_LEN, (end - start) * SECTOR_LEN);
         if result < 0 {
             self.warn("discard", &std::io::Error::from_raw_os_error(-result));
             self.figures.add(Counter::IoErrors, 1);

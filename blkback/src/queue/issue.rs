@@ -17,7 +17,7 @@ use crate::wire::SECTOR_LEN;
 const XEN_PAGE_LEN: u32 = xen_ring::PAGE_LEN as u32;
 
 /// A discard is given to the disk in pieces of this size, so that none holds the file for long.
-const DISCARD_PIECE_SECTORS: u64 = (256 << 20) / SECTOR_LEN;
+pub(super) const DISCARD_PIECE_SECTORS: u64 = (256 << 20) / SECTOR_LEN;
 
 /// What became of the request at the front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,6 +12,7 @@ use worker::qos::Gate;
 use worker::sandbox;
 use worker::uring::Uring;
 use worker::wake::Bell;
+use worker::written::{self, Written};
 use xen_ring::PAGE_LEN;
 use xenbus::DomId;
 use xenbus::hv::Hypervisor;
@@ -67,6 +68,8 @@ where
             let gate = Gate::open(files).map_err(|e| host("limits", &e))?;
             let _ = device.gate.set(gate);
         }
+        let written = open.run_dir.join(written::FILE);
+        let _ = device.written.set(Written::open(&written).map_err(|e| host("written file", &e))?);
         let discards = (opened.discard.is_some() && target.is_block_device())
             .then(|| Discards::start(Arc::clone(&target)))
             .transpose()
