@@ -6,6 +6,7 @@ pub mod cost;
 pub mod depth;
 pub mod fill;
 pub mod gcra;
+pub mod ledger;
 pub mod page;
 pub mod planner;
 pub mod policy;

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 mod check;
 pub mod effective;
 mod fault;
 pub mod glob;
 mod limits;
 mod read;
+mod sla;
 mod units;
 
 pub use fault::{Fault, Place, Rule};
@@ -107,6 +110,28 @@ pub struct Class {
     pub weight: Option<Set<u32>>,
     /// For all disks of a domain together.
     pub disk: DiskLimits,
+    /// What is promised of the reservation.
+    pub sla: Option<Set<Sla>>,
+}
+
+/// What a contract says of a reservation. Parts are parts of a million.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sla {
+    /// Of the windows in which something was wanted, so many are to have got it.
+    pub target_ppm: u32,
+    /// A window that got so much of what it was entitled to has got it.
+    pub tolerance_ppm: u32,
+    /// What is given back, the mildest step first.
+    pub credits: Vec<Credit>,
+}
+
+/// A step of what is given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credit {
+    /// Where fewer windows than that were kept.
+    pub below_ppm: u32,
+    /// Of the month's price.
+    pub percent: u32,
 }
 
 /// Who owns several domains.
@@ -196,11 +221,16 @@ pub struct Accounting {
     pub iops_size_bytes: Option<u64>,
     /// A flush is an operation, too.
     pub flush_is_op: bool,
+    /// Promises are judged by windows of that length, s.
+    pub window_s: u32,
 }
+
+/// The window of [`Accounting`] where nothing else is said.
+pub const DEFAULT_WINDOW_S: u32 = 60;
 
 impl Default for Accounting {
     fn default() -> Self {
-        Self { iops_size_bytes: Some(256 << 10), flush_is_op: false }
+        Self { iops_size_bytes: Some(256 << 10), flush_is_op: false, window_s: DEFAULT_WINDOW_S }
     }
 }
 

@@ -14,6 +14,11 @@ pub(super) fn check(policy: &Policy, faults: &mut Vec<Fault>) {
     }
     for (name, class) in &policy.classes {
         check_limits(&class.disk, &format!("class.{name}.disk"), &mut note);
+        if let Some(sla) =
+            class.sla.as_ref().filter(|_| class.disk.reserve_iops.is_none_or(|set| set.value.is_none()))
+        {
+            note(sla.at, &format!("class.{name}.sla"), "", Rule::SlaWithoutReserve);
+        }
     }
     for (name, customer) in &policy.customers {
         check_limits(&customer.disk, &format!("customer.{name}.disk"), &mut note);

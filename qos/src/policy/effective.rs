@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::{Accounting, Cap, DEFAULT_WEIGHT, DiskLimits, Domain, Match, NR_CAPS, Policy, Set, glob};
+use super::{Accounting, Cap, DEFAULT_WEIGHT, DiskLimits, Domain, Match, NR_CAPS, Policy, Set, Sla, glob};
 
 /// A domain, as matches see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,8 @@ pub struct DiskRules {
     pub disk_caps: Caps,
     /// Operations each second that are promised to the domain.
     pub reserve_iops: Option<Told<u64>>,
+    /// What a contract says of that.
+    pub sla: Option<Sla>,
     /// How things are counted.
     pub accounting: Accounting,
 }
@@ -202,6 +204,7 @@ impl Policy {
             domain_caps: caps_of(&layers, over),
             disk_caps: caps_of(of_disk.as_slice(), None),
             reserve_iops: topmost(&layers, |limits| limits.reserve_iops),
+            sla: class.and_then(|(_, class)| Some(class.sla.as_ref()?.value.clone())),
             accounting: self.accounting,
         }
     }

@@ -53,7 +53,7 @@ pub enum Rule {
     #[error("a network rate says b for bits or B for bytes, as in \"500Mb/s\"")]
     NoUnitOnNet,
     /// `%` where it has no meaning.
-    #[error("% is only allowed for max_reserved")]
+    #[error("% is only allowed for max_reserved and in sla")]
     Percent,
     /// A percentage outside its range.
     #[error("allowed are percentages above 0 and up to 100, as in \"99.9%\"")]
@@ -122,6 +122,27 @@ pub enum Rule {
     /// Known, and not kept by this version.
     #[error("this version does not enforce it, and what is not enforced is not accepted")]
     NotEnforced,
+    /// The ledger's window.
+    #[error("allowed are whole seconds, 1s to 1h")]
+    Window,
+    /// A contract that promises nothing in numbers.
+    #[error("an sla has a target, as in target = \"99.9%\"")]
+    SlaWithoutTarget,
+    /// Nothing is promised that could be kept.
+    #[error("an sla is about a reservation: disk.reserve of the same class is missing")]
+    SlaWithoutReserve,
+    /// Money back although the target was met.
+    #[error("credit is given below the target at most")]
+    CreditAboveTarget,
+    /// Steps that do not decide, or go the wrong way.
+    #[error("allowed are up to 16 steps, each with its own below, and a lower one gives more")]
+    CreditSteps,
+    /// A step's part.
+    #[error("allowed are 1 to 100")]
+    CreditPercent,
+    /// Half a step.
+    #[error("a step of credit has below and pct")]
+    CreditIncomplete,
     /// Not one of a few words.
     #[error("allowed are {0}")]
     Choice(&'static str),

@@ -147,7 +147,7 @@ impl<'a> Reader<'a> {
         self.settle(item, units::time_ns(text))
     }
 
-    fn percent(&mut self, item: &Item<'a>) -> Option<u32> {
+    pub(super) fn percent(&mut self, item: &Item<'a>) -> Option<u32> {
         let text = self.text(item)?;
         self.settle(item, units::percent_ppm(text)).map(|set| set.value)
     }
@@ -235,8 +235,17 @@ impl<'a> Reader<'a> {
                     }
                 }
                 "count_flush_as_op" => accounting.flush_is_op = self.flag(&item).unwrap_or_default(),
-                _ => self.unknown(&item, &["iops_size", "count_flush_as_op"]),
+                "window" => self.window(&item, accounting),
+                _ => self.unknown(&item, &["iops_size", "count_flush_as_op", "window"]),
             }
+        }
+    }
+
+    fn window(&mut self, item: &Item<'a>, accounting: &mut Accounting) {
+        let Some(set) = self.time(item) else { return };
+        match u32::try_from(set.value / 1_000_000_000) {
+            Ok(window_s @ 1..=3600) if set.value % 1_000_000_000 == 0 => accounting.window_s = window_s,
+            _ => self.fault(item, Rule::Window),
         }
     }
 
@@ -275,9 +284,10 @@ impl<'a> Reader<'a> {
             match key.as_str() {
                 "weight" => class.weight = self.weight(&item),
                 "disk" => self.disk_limits(&item, &mut class.disk),
-                // Of a domain's interfaces together there is no account, and of promises no ledger yet.
-                "net" | "sla" => self.fault(&item, Rule::NotEnforced),
-                _ => self.unknown(&item, &["weight", "disk"]),
+                // Of a domain's interfaces together there is no account yet.
+                "net" => self.fault(&item, Rule::NotEnforced),
+                "sla" => class.sla = self.sla(&item),
+                _ => self.unknown(&item, &["weight", "disk", "sla"]),
             }
         }
         Some(class)
@@ -318,7 +328,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A value of a list.
-    fn element(&self, list: &Item<'a>, value: &'a Value<'a>) -> Item<'a> {
+    pub(super) fn element(&self, list: &Item<'a>, value: &'a Value<'a>) -> Item<'a> {
         Item { path: list.path.clone(), at: place(self.text, value.span().start), value }
     }
 

@@ -11,6 +11,7 @@ class = "bronze"
 [defaults.accounting]
 iops_size = "256KiB"
 count_flush_as_op = false
+window = "5m"
 [device.auto]
 model = "auto"
 max_reserved = "80%"
@@ -26,6 +27,10 @@ read_bytes_max = "400MB/s"
 write_bytes_max = "200MB/s"
 total_iops_max = 20000
 burst = { total_iops = 40000, length = "60s" }
+[class.gold.sla]
+target = "99.9%"
+tolerance = "95%"
+credit = [{ below = "99%", pct = 30 }, { below = "99.9%", pct = 10 }]
 [customer.acme]
 weight = 512
 disk = { total_bytes_max = "1GB/s" }
@@ -63,8 +68,15 @@ fn a_whole_policy() {
     let cap = db.domain_caps[Cap::TotalIops as usize].clone().unwrap();
     // Its own cap leaves the class's burst behind: 40000 was a burst of 20000.
     assert_eq!((cap.value.rate, cap.value.burst_rate), (30_000, None));
-    assert_eq!(cap.origin, "domain \"acme-db\", line 37");
+    assert_eq!(cap.origin, "domain \"acme-db\", line 42");
     assert_eq!(db.customer_caps[Cap::TotalBytes as usize].clone().unwrap().value.rate, 1_000_000_000);
+
+    let sla = db.sla.unwrap();
+    assert_eq!((sla.target_ppm, sla.tolerance_ppm, db.accounting.window_s), (999_000, 950_000, 300));
+    assert_eq!(
+        sla.credits.iter().map(|c| (c.below_ppm, c.percent)).collect::<Vec<_>>(),
+        [(999_000, 10), (990_000, 30)]
+    );
 
     let web = policy.disk(who("web-01"), "xvdb", 51728, None);
     assert_eq!(web.weights.map(|w| w.value), [256, 256, 64]);
@@ -105,6 +117,7 @@ fn every_rule_is_an_error_of_its_own() {
     let head = "version = 1\n";
     let disk = "version = 1\n[class.a.disk]\n";
     let net = "version = 1\n[[domain]]\nmatch.name = \"a\"\nnet.0.";
+    let sla = "version = 1\n[class.a.disk]\nreserve.iops = 50\n[class.a.sla]\n";
     let domain = "version = 1\n[[domain]]\n";
     let cases: Vec<(String, &str)> = vec![
         ("version = ".into(), "1:11: the file: not TOML: "),
@@ -185,7 +198,34 @@ fn every_rule_is_an_error_of_its_own() {
         ),
         (
             format!("{head}[class.a.sla]\ntarget = \"99%\"\n"),
-            "2:10: class.a.sla: this version does not enforce it",
+            "2:10: class.a.sla: an sla is about a reservation: disk.reserve",
+        ),
+        (format!("{sla}tolerance = \"90%\"\n"), "4:10: class.a.sla: an sla has a target"),
+        (
+            format!("{sla}target = \"0%\"\n"),
+            "5:1: class.a.sla.target = \"0%\": allowed are percentages above 0",
+        ),
+        (
+            format!("{sla}target = \"99%\"\ncredit = [{{ below = \"99.5%\", pct = 10 }}]\n"),
+            "4:10: class.a.sla: credit is given below the target",
+        ),
+        (
+            format!("{sla}target = \"99%\"\ncredit = [{{ below = \"99%\" }}]\n"),
+            "6:11: class.a.sla.credit = { below = \"99%\" }: a step of credit has below and pct",
+        ),
+        (
+            format!("{sla}target = \"99%\"\ncredit = [{{ below = \"99%\", pct = 101 }}]\n"),
+            "6:28: class.a.sla.credit.pct = 101: allowed are 1 to 100",
+        ),
+        (
+            format!(
+                "{sla}target = \"99%\"\ncredit = [{{ below = \"9%\", pct = 5 }}, {{ below = \"99%\", pct = 5 }}]\n"
+            ),
+            "6:1: class.a.sla.credit = [{ below = \"9%\", pct = 5 }, { below = \"99%\", pct = 5 }]: allowed are up to 16 steps",
+        ),
+        (
+            format!("{head}[defaults.accounting]\nwindow = \"1500ms\"\n"),
+            "3:1: defaults.accounting.window = \"1500ms\": allowed are whole seconds, 1s to 1h",
         ),
         (
             format!("{head}[defaults]\nclass = \"gold\"\n[class.a]\n"),
