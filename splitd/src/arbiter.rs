@@ -51,19 +51,26 @@ enum Word {
 }
 
 /// The rest of splitd's end.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Arbiter {
     words: Sender<Word>,
+    shortages: Receiver<(String, bool)>,
 }
 
 impl Arbiter {
     /// Starts the thread; it ends with the last handle.
     pub fn start() -> io::Result<Self> {
         let (words, heard) = channel();
+        let (tells, shortages) = channel();
         std::thread::Builder::new()
             .name("arbiter".to_owned())
-            .spawn(move || Devices::default().run(&heard))?;
-        Ok(Self { words })
+            .spawn(move || Devices::new(tells).run(&heard))?;
+        Ok(Self { words, shortages })
+    }
+
+    /// Devices that cannot keep all that is reserved of them any more, or can again, since this was asked last.
+    pub fn shortages(&self) -> Vec<(String, bool)> {
+        self.shortages.try_iter().collect()
     }
 
     /// A disk uses a device from now on.
@@ -101,14 +108,19 @@ struct Device {
     short: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Devices {
+    tells: Sender<(String, bool)>,
     by_name: BTreeMap<String, Device>,
     /// Which device a disk is on.
     homes: BTreeMap<DeviceId, (String, MemberId)>,
 }
 
 impl Devices {
+    fn new(tells: Sender<(String, bool)>) -> Self {
+        Self { tells, by_name: BTreeMap::new(), homes: BTreeMap::new() }
+    }
+
     fn run(mut self, heard: &Receiver<Word>) {
         loop {
             let now = Instant::now();
@@ -187,7 +199,10 @@ impl Devices {
         let now = Instant::now();
         for (name, device) in &mut self.by_name {
             if device.next <= now && device.disks.len() > 1 {
-                device.plan(name);
+                if let Some(short) = device.plan(name) {
+                    // It only ends with us.
+                    let _ = self.tells.send((name.clone(), short));
+                }
                 let busy = Duration::from_nanos(PLAN_NS) * if device.disks.len() > MANY { 2 } else { 1 };
                 device.next = now + if device.planner.is_idle() { IDLE_LOOK } else { busy };
             }
@@ -203,7 +218,8 @@ fn tell(disks: &BTreeMap<MemberId, Disk>, number: MemberId, grant: Grant) {
 }
 
 impl Device {
-    fn plan(&mut self, name: &str) {
+    /// Whether it cannot keep what is reserved of it, if that is news.
+    fn plan(&mut self, name: &str) -> Option<bool> {
         let samples: BTreeMap<MemberId, Sample> =
             self.disks.iter_mut().map(|(number, disk)| (*number, disk.look())).collect();
         let disks = &self.disks;
@@ -212,14 +228,16 @@ impl Device {
             &mut |number| samples.get(&number).copied().unwrap_or_default(),
             &mut |number, grant| tell(disks, number, grant),
         );
-        if outlook.short_of_reserves != self.short {
-            self.short = outlook.short_of_reserves;
-            if self.short {
-                warn!("{name}: less than is reserved; all reservations are cut alike");
-            } else {
-                info!("{name}: all reservations can be kept again");
-            }
+        if outlook.short_of_reserves == self.short {
+            return None;
         }
+        self.short = outlook.short_of_reserves;
+        if self.short {
+            warn!("{name}: less than is reserved; all reservations are cut alike");
+        } else {
+            info!("{name}: all reservations can be kept again");
+        }
+        Some(self.short)
     }
 }
 
@@ -303,7 +321,8 @@ mod tests {
     fn pages_get_their_shares() {
         let dir = tempfile::tempdir().unwrap();
         let (a, b) = (member(dir.path(), 1, 512), member(dir.path(), 2, 256));
-        let mut devices = Devices::default();
+        let (tells, _told) = channel();
+        let mut devices = Devices::new(tells);
         devices.take(Word::Join(Box::new(a.clone())));
         use_it(&a, 100, 0);
         devices.plan();

@@ -60,6 +60,8 @@ pub struct Options {
     pub config: PathBuf,
     /// `/run/splitd`
     pub run_dir: PathBuf,
+    /// `/var/lib/splitd`
+    pub state_dir: PathBuf,
     /// The program that serves disks.
     pub blkback: PathBuf,
     /// The program that serves network interfaces.
@@ -116,6 +118,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let listener = control::listen(&options.run_dir.join("splitd.sock"))?;
     tokio::task::spawn_local(control::serve(listener, Rc::clone(&daemon)));
     tokio::task::spawn_local(crate::xenstat::publish(Rc::clone(&daemon.host), options.shm_dir));
+    tokio::task::spawn_local(crate::ledger::keep(Rc::clone(&daemon.host), options.state_dir));
     if let Some(listen) = daemon.host.config.metrics.clone() {
         tokio::task::spawn_local(web::serve(listen, Rc::clone(&daemon)));
     }
@@ -457,6 +460,16 @@ impl Answers for Rc<Daemon> {
             Verb::Restart { device } => self.have_done(&device, Command::Restart).await,
             Verb::Pause { device } => self.have_done(&device, Command::Pause).await,
             Verb::Resume { device } => self.have_done(&device, Command::Resume).await,
+            Verb::RetargetBegin { device, to } => {
+                let (_, mailbox) = self.find(&device)?;
+                let command = |answer| Command::BeginRetarget(to, answer);
+                let source = self.ask(&mailbox, COMMAND_TIME, command).await?;
+                Ok(json!({ "source": source }))
+            }
+            Verb::RetargetHold { device } => self.have_done(&device, Command::HoldForCopy).await,
+            Verb::RetargetFinish { device, to } => {
+                self.have_done(&device, |answer| Command::Retarget(to, answer)).await
+            }
             Verb::PolicyReload => self.reload(),
             Verb::PolicyExplain { domain } => self.host.limits.explain(domain.as_deref()),
             Verb::Qos { domain, change } => {

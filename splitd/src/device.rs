@@ -15,6 +15,8 @@ use worker::message::{Opened, ToWorker};
 use xenbus::DomId;
 use xenbus::store::Store;
 
+use self::pause::Wait;
+use self::retarget::{Destination, Source};
 use crate::allowance::Allowance;
 use crate::config::Config;
 use crate::crashes::{Crashes, Verdict};
@@ -36,6 +38,7 @@ mod news;
 mod ownership;
 mod pause;
 mod restart;
+pub mod retarget;
 mod vif;
 
 /// Longest wait for the store at one look; a store that stalls must not keep us from a dead worker.
@@ -112,6 +115,12 @@ pub enum Command {
     Pause(Answer<String>),
     /// Go on.
     Resume(Answer<String>),
+    /// Count where the guest writes, for a copy to that target.
+    BeginRetarget(Option<Destination>, Answer<Source>),
+    /// Have the guest wait for the last piece of a copy.
+    HoldForCopy(Answer<String>),
+    /// Serve from there.
+    Retarget(Destination, Answer<String>),
 }
 
 pub(crate) struct Device {
@@ -146,6 +155,10 @@ pub(crate) struct Device {
     /// The last worker ended by itself.
     predecessor_crashed: bool,
     pause: pause::Pause,
+    /// The target that it has just left.
+    left: Option<retarget::Left>,
+    /// `params` is another target than is served.
+    toolstack_stale: bool,
     /// Of the messages that its worker speaks.
     worker_version: u32,
     kill_at: Option<Instant>,
@@ -185,6 +198,8 @@ impl Device {
             restart: None,
             predecessor_crashed: false,
             pause: pause::Pause::No,
+            left: None,
+            toolstack_stale: false,
             worker_version: 0,
             kill_at: None,
             retry_at: None,
@@ -207,7 +222,8 @@ impl Device {
         let mut looks = Allowance::new(LOOKS, LOOK_EACH, Instant::now());
         while self.settle().await {
             self.publish_report();
-            let alarm_clock = [self.kill_at, self.retry_at, self.look_at].into_iter().flatten().min();
+            let times = [self.kill_at, self.retry_at, self.look_at, self.held_until()];
+            let alarm_clock = times.into_iter().flatten().min();
             tokio::select! {
                 // A frontend that writes its state a million times, or a worker that never stops talking, costs us this much,
                 // and its neighbours nothing.
@@ -232,6 +248,9 @@ impl Device {
                 self.kill_at = Some(Instant::now() + STOP_GONE);
             }
             self.judge_ownership(&look).await;
+            if !blind {
+                self.tell_toolstack_again().await;
+            }
             let action = step(&look.observed, &self.facts());
             let needs_no_store = matches!(action, Action::Recover)
                 || (action == Action::Connect && self.record.as_ref().is_some_and(|r| r.connect.is_some()));
@@ -319,7 +338,10 @@ impl Device {
                 let _ = answer.send(outcome);
             }
             Command::Restart(answer) => self.restart(answer),
-            Command::Pause(answer) => self.pause(answer),
+            Command::Pause(answer) => self.pause(Wait::ForWord, answer),
+            Command::BeginRetarget(to, answer) => _ = answer.send(self.begin_retarget(to.as_ref())),
+            Command::HoldForCopy(answer) => self.pause(Wait::ForCopy(Instant::now()), answer),
+            Command::Retarget(to, answer) => self.retarget(to, answer).await,
             Command::Resume(answer) => self.resume(answer),
         }
     }
@@ -332,6 +354,9 @@ impl Device {
         }
         if self.look_at.is_some_and(|at| at <= now) {
             self.look_at = None;
+        }
+        if self.held_until().is_some_and(|at| at <= now) {
+            self.end_hold();
         }
         if self.kill_at.is_some_and(|at| at <= now) {
             self.kill_at = None;
@@ -359,7 +384,10 @@ impl Device {
             self.discard_record();
             return;
         }
-        if self.ended_for_pause(how) || self.ended_for_restart(how) {
+        if was == Worker::Opening && self.failed_to_move(how)
+            || self.ended_for_pause(how)
+            || self.ended_for_restart(how)
+        {
             return;
         }
         let done = crate::stats::requests_done(&self.dir);

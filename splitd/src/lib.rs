@@ -14,6 +14,7 @@ pub mod exposition;
 pub mod id;
 pub mod journald;
 pub mod kernel;
+pub mod ledger;
 pub mod limits;
 pub mod nodes;
 pub mod observe;

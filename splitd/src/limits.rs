@@ -28,6 +28,7 @@ use crate::place::Place;
 mod accounts;
 mod explain;
 pub(crate) mod pages;
+mod parties;
 
 /// Longest policy file.
 const FILE_LEN_MAX: u64 = 4 << 20;

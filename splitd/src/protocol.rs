@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::device::retarget::Destination;
 use crate::limits::Change;
 
 /// This build's version of the protocol.
@@ -57,6 +58,25 @@ pub enum Verb {
     Resume {
         /// Which.
         device: String,
+    },
+    /// Have a disk's worker count where the guest writes, for a copy; with the copy's place once there is one.
+    RetargetBegin {
+        /// Which.
+        device: String,
+        /// Where to.
+        to: Option<Destination>,
+    },
+    /// Have the guest wait for the last piece of a copy.
+    RetargetHold {
+        /// Which.
+        device: String,
+    },
+    /// Serve from the copy.
+    RetargetFinish {
+        /// Which.
+        device: String,
+        /// Where to.
+        to: Destination,
     },
     /// Take the policy file anew.
     PolicyReload,

@@ -40,20 +40,32 @@ impl Registry {
         access: Access,
     ) -> Result<(), String> {
         self.release(device);
-        let claims = self.claims.entry(identity.to_owned()).or_default();
-        let collision = claims.iter().find(|other| {
+        self.check(identity, device, vm_uuid, access)?;
+        let claim = Claim { device, vm_uuid: vm_uuid.to_owned(), access };
+        self.claims.entry(identity.to_owned()).or_default().push(claim);
+        Ok(())
+    }
+
+    /// With whom a device would collide.
+    pub fn check(
+        &self,
+        identity: &str,
+        device: DeviceId,
+        vm_uuid: &str,
+        access: Access,
+    ) -> Result<(), String> {
+        let mut others =
+            self.claims.get(identity).into_iter().flatten().filter(|other| other.device != device);
+        let collision = others.find(|other| {
             let both_read = access == Access::ReadOnly && other.access == Access::ReadOnly;
             !both_read && access != Access::Shared && other.vm_uuid != vm_uuid
         });
-        if let Some(other) = collision {
-            let how = if other.access == Access::ReadOnly { "read-only" } else { "for writing" };
-            return Err(format!(
-                "is in use {how} by {}: two guests may share an image only if both have it access=ro, or this one mode w!",
-                other.device
-            ));
-        }
-        claims.push(Claim { device, vm_uuid: vm_uuid.to_owned(), access });
-        Ok(())
+        let Some(other) = collision else { return Ok(()) };
+        let how = if other.access == Access::ReadOnly { "read-only" } else { "for writing" };
+        Err(format!(
+            "is in use {how} by {}: two guests may share an image only if both have it access=ro, or this one mode w!",
+            other.device
+        ))
     }
 
     /// Takes a device out.

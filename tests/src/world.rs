@@ -157,6 +157,12 @@ impl World {
         self.dir.path().join("run")
     }
 
+    /// Where splitd keeps its ledger.
+    #[must_use]
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
     /// The process of splitd.
     #[must_use]
     pub fn splitd_pid(&self) -> Option<u32> {
@@ -185,6 +191,8 @@ impl World {
             .arg(&self.programs.netback)
             .arg("--sys")
             .arg(self.dir.path().join("sys"))
+            .arg("--state-dir")
+            .arg(self.state_dir())
             .arg("--shm")
             .arg(self.dir.path())
             .envs(self.environment.iter().map(|(k, v)| (k, v)))

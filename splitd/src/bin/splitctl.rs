@@ -10,7 +10,7 @@ use clap_complete::Shell;
 use serde_json::{Value, json};
 use splitd::ctl::takeover::Machine;
 use splitd::ctl::top::{Look, Sort, View};
-use splitd::ctl::{self, doctor, journal, policy, print, screen, table, top, trace};
+use splitd::ctl::{self, doctor, journal, policy, print, retarget, screen, sla, table, top, trace};
 use splitd::kernel::Backend;
 use splitd::protocol::Verb;
 use splitd::select;
@@ -163,6 +163,16 @@ enum Command {
         #[command(flatten)]
         dry: Dry,
     },
+    /// Moves a disk to a new file or a block device while its guest runs; until the end, and if it is ended, the old one is served
+    Retarget {
+        /// Which
+        #[arg(value_parser = select::named)]
+        dev: String,
+        /// A file that is not there yet, or a block device, whose contents are lost
+        target: PathBuf,
+        #[command(flatten)]
+        dry: Dry,
+    },
     /// The policy file: check one, take the installed one anew, say what holds
     Policy {
         /// What to do
@@ -171,6 +181,12 @@ enum Command {
     },
     /// Shares and caps of all domains, or of one; with -w, --cap or --reset sets them above the policy file
     Qos(policy::Qos),
+    /// The ledger of what was promised, asked for and delivered
+    Sla {
+        /// What to do
+        #[command(subcommand)]
+        what: sla::Sla,
+    },
     /// Keeps the kernel's backends away from new devices; touches none that is in use
     ///
     /// Without an option only its disk backend. Running it again with the other option adds to what was done before.
@@ -290,6 +306,20 @@ fn run(arguments: &Arguments) -> anyhow::Result<String> {
             Ok(would(&row, "a new worker opens", "target"))
         }
         Command::Resume { dev, dry: _ } => done(dev, ask(Verb::Resume { device: dev.clone() })?),
+        Command::Retarget { dev, target, dry: dry @ Dry { dry_run: true } } => {
+            Ok(dry.mark(retarget::would(&ask, dev, target)?))
+        }
+        Command::Retarget { dev, target, dry: _ } => {
+            let moved = retarget::run(&ask, dev, target)?;
+            Ok(format!(
+                "{dev} is served from {}: {} MiB copied in {} rounds, its guest waited {} ms; {}\nxl.cfg is yours to change\n",
+                target.display(),
+                moved.copied_bytes >> 20,
+                moved.rounds,
+                moved.held.as_millis(),
+                moved.said
+            ))
+        }
         Command::Takeover { disks, vifs, dry } => {
             let mut which = Vec::new();
             which.extend((*disks || !vifs).then_some(Backend::Blkback));
@@ -302,6 +332,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<String> {
         }
         Command::Policy { what } => what.run(&ask),
         Command::Qos(qos) => qos.run(&ask),
+        Command::Sla { what } => what.run(),
         Command::Doctor(output) => doctor(arguments, ask(Verb::List), output),
         Command::Completions { shell } => {
             let mut text = Vec::new();

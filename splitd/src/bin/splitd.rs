@@ -24,6 +24,9 @@ struct Arguments {
     /// Sockets and state of running workers
     #[arg(long, default_value = "/run/splitd")]
     run_dir: PathBuf,
+    /// The ledger of promises
+    #[arg(long, default_value = "/var/lib/splitd")]
+    state_dir: PathBuf,
     /// The program that serves disks
     #[arg(long, default_value = "/usr/libexec/splitd/blkback")]
     blkback: PathBuf,
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         host: arguments.host,
         config: arguments.config,
         run_dir: arguments.run_dir,
+        state_dir: arguments.state_dir,
         blkback: arguments.blkback,
         netback: arguments.netback,
         sys_dir: arguments.sys,

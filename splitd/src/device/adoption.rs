@@ -59,6 +59,7 @@ impl Device {
                 info!(device = %self.id, pid = link.pid(), "worker adopted");
                 self.worker = if record.connect.is_some() { Worker::Serving } else { Worker::Opening };
                 self.record = Some(record);
+                self.compare_target();
                 self.link = Some(link);
                 self.await_greeting(heard).await;
             }
@@ -74,6 +75,7 @@ impl Device {
                 if record.connect.is_some() && same_guest {
                     info!(device = %self.id, "worker gone ({trouble}), its connection is on record");
                     self.record = Some(record);
+                    self.compare_target();
                     self.adopt_pause();
                 } else {
                     self.discard_record();

@@ -60,6 +60,7 @@ impl Device {
                     info!(device = %self.id, replayed, fence_ms, "serving");
                 }
                 self.worker = Worker::Serving;
+                self.has_moved();
                 self.alarm = None;
                 self.kill_at = None;
                 let pid = self.link.as_ref().map_or(0, WorkerLink::pid);
@@ -196,6 +197,9 @@ impl Device {
             link.kill();
         }
         self.kill_at = None;
+        if self.failed_to_move(&text) {
+            return;
+        }
         if self.script.is_some() {
             self.worker = Worker::Absent;
             self.discard_record();

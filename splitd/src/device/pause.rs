@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 use worker::message::{HAND_OVER_SINCE, ToWorker};
 
+use super::retarget::HOLD_TIME;
 use super::{Answer, Device};
 use crate::id::Kind;
 use crate::stats::Totals;
@@ -22,15 +23,27 @@ pub(super) enum Pause {
     /// It is not.
     No,
     /// Its worker was told to finish.
-    Draining(Answer<String>),
+    Draining(Answer<String>, Wait),
     /// Nobody has its target open.
-    Held,
+    Held(Wait),
 }
 
+/// For what a disk waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// For somebody to say that it goes on.
+    ForWord,
+    /// For the last piece of its copy; at the latest until then.
+    ForCopy(Instant),
+}
+
+/// What stands in the mark of a disk that waits for its copy.
+const COPY: &str = "copy";
+
 impl Device {
-    pub(super) fn pause(&mut self, answer: Answer<String>) {
+    pub(super) fn pause(&mut self, wait: Wait, answer: Answer<String>) {
         match self.begin_pause() {
-            Ok(None) => self.pause = Pause::Draining(answer),
+            Ok(None) => self.pause = Pause::Draining(answer, wait),
             // Whoever asked may have gone.
             Ok(Some(done)) => _ = answer.send(Ok(done)),
             Err(text) => _ = answer.send(Err(text)),
@@ -49,8 +62,9 @@ impl Device {
             ));
         }
         match (&self.pause, &self.link, self.worker) {
-            (Pause::Held, _, _) => Ok(Some("paused already".to_owned())),
-            (Pause::Draining(_), _, _) => Err(format!("{id}: a pause is under way already")),
+            (Pause::Held(Wait::ForWord), _, _) => Ok(Some("paused already".to_owned())),
+            (Pause::Held(Wait::ForCopy(_)), _, _) => Err(format!("{id}: moves to another target; try again")),
+            (Pause::Draining(..), _, _) => Err(format!("{id}: a pause is under way already")),
             _ if self.restart.is_some() => Err(format!("{id}: its worker is being replaced; try again")),
             (Pause::No, Some(link), Worker::Serving) if self.worker_version >= HAND_OVER_SINCE => {
                 link.say(ToWorker::HandOver);
@@ -67,7 +81,7 @@ impl Device {
     }
 
     pub(super) fn resume(&mut self, answer: Answer<String>) {
-        if !matches!(self.pause, Pause::Held) {
+        if !self.is_paused() {
             let _ = answer.send(Err(format!("{}: not paused", self.id)));
             return;
         }
@@ -79,14 +93,14 @@ impl Device {
 
     /// The worker is gone. True if that was a pause, whether it came to be or not.
     pub(super) fn ended_for_pause(&mut self, how: &str) -> bool {
-        let answer = match std::mem::replace(&mut self.pause, Pause::No) {
-            Pause::Draining(answer) => answer,
+        let (answer, wait) = match std::mem::replace(&mut self.pause, Pause::No) {
+            Pause::Draining(answer, wait) => (answer, wait),
             other => {
                 self.pause = other;
                 return false;
             }
         };
-        let outcome = self.hold(how);
+        let outcome = self.hold(how, wait);
         if let Err(text) = &outcome {
             warn!(device = %self.id, "not paused: {text}");
         }
@@ -95,7 +109,7 @@ impl Device {
     }
 
     /// Only a worker that has answered all it took leaves a target at rest.
-    fn hold(&mut self, how: &str) -> Result<String, String> {
+    fn hold(&mut self, how: &str, wait: Wait) -> Result<String, String> {
         let in_flight = match Totals::read(&self.host.run_dir, self.id) {
             Ok(Some(totals)) => totals.counters.get("in_flight_now").copied(),
             _ => None,
@@ -111,8 +125,13 @@ impl Device {
             None => return Err(format!("{}: what it had under way is not known; it goes on", self.id)),
         }
         // First: a splitd that starts now must not start a worker.
-        std::fs::write(self.mark(), "").map_err(|trouble| format!("{}: {trouble}", self.mark().display()))?;
-        self.pause = Pause::Held;
+        let (mark, wait) = match wait {
+            Wait::ForWord => ("", wait),
+            Wait::ForCopy(_) => (COPY, Wait::ForCopy(Instant::now() + HOLD_TIME)),
+        };
+        std::fs::write(self.mark(), mark)
+            .map_err(|trouble| format!("{}: {trouble}", self.mark().display()))?;
+        self.pause = Pause::Held(wait);
         self.worker = Worker::GaveUp;
         info!(device = %self.id, "paused");
         Ok(format!("paused; its requests wait until splitctl resume {}", self.id))
@@ -120,7 +139,7 @@ impl Device {
 
     /// No pause outlives what was paused.
     pub(super) fn end_pause(&mut self) {
-        if matches!(self.pause, Pause::Held) {
+        if self.is_paused() {
             self.pause = Pause::No;
             self.worker = Worker::Absent;
         }
@@ -134,14 +153,34 @@ impl Device {
 
     /// Its worker is gone and its connection is on record: whether an earlier splitd was told to leave it so.
     pub(super) fn adopt_pause(&mut self) {
-        if self.mark().exists() {
-            self.pause = Pause::Held;
-            self.worker = Worker::GaveUp;
+        match std::fs::read_to_string(self.mark()) {
+            // Whoever copied asks again: meanwhile the guest goes on.
+            Ok(text) if text == COPY => self.end_pause(),
+            Ok(_) => {
+                self.pause = Pause::Held(Wait::ForWord);
+                self.worker = Worker::GaveUp;
+            }
+            Err(trouble) if trouble.kind() == std::io::ErrorKind::NotFound => {}
+            Err(trouble) => warn!(device = %self.id, "{}: {trouble}", self.mark().display()),
         }
     }
 
+    /// When the guest goes on by itself.
+    pub(super) fn held_until(&self) -> Option<Instant> {
+        match self.pause {
+            Pause::Held(Wait::ForCopy(until)) => Some(until),
+            _ => None,
+        }
+    }
+
+    /// Whoever copied is too late or gone: the old target is whole, and the guest goes on with it.
+    pub(super) fn end_hold(&mut self) {
+        warn!(device = %self.id, "held for its copy for {} s: goes on with its old target", HOLD_TIME.as_secs());
+        self.end_pause();
+    }
+
     pub(super) fn is_paused(&self) -> bool {
-        matches!(self.pause, Pause::Held)
+        matches!(self.pause, Pause::Held(_))
     }
 
     fn mark(&self) -> PathBuf {

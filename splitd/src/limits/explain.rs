@@ -43,6 +43,7 @@ fn row(id: DeviceId, about: &Disk, rules: &DiskRules) -> Value {
         },
         "reserve_iops": rules.reserve_iops,
         "iops_size_bytes": rules.accounting.iops_size_bytes,
+        "sla": rules.sla,
     })
 }
 

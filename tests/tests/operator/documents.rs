@@ -9,7 +9,7 @@ use std::process::Command;
 
 use crate::Bed;
 
-const NAMES: [&str; 2] = ["splitctl restart", "splitctl resume"];
+const NAMES: [&str; 3] = ["splitctl retarget", "splitctl restart", "splitctl resume"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -62,6 +62,8 @@ fn arguments(command: &str, host: &Path) -> Vec<String> {
     let line = command.split("  #").next().unwrap().replace("web1", "guest-5").replace("/xvdb", "/xvda");
     let mut words: Vec<_> = line.split_whitespace().skip(1).map(str::to_owned).collect();
     match words.first().map(String::as_str) {
+        Some("sla") => words.extend(["--ledger".to_owned(), host.display().to_string()]),
+        Some("retarget") => words.push("-N".to_owned()),
         Some("takeover" | "doctor") => words.extend(["--root".to_owned(), host.display().to_string()]),
         // With devices in use it would load the kernel's drivers, which are this machine's.
         Some("handback") => {
@@ -90,6 +92,7 @@ fn documented_commands_run() {
     let host = tempfile::tempdir().unwrap();
     fs::create_dir_all(host.path().join("etc/splitd")).unwrap();
     fs::write(host.path().join("etc/splitd/splitd.toml"), "serve_vifs = \"all\"\n").unwrap();
+    fs::write(host.path().join(splitd::ledger::file_name(&splitd::ledger::this_month())), "").unwrap();
     let mut nr_run = 0;
     for (path, text) in pages() {
         for command in commands(&text, "splitctl") {

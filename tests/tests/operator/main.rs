@@ -5,6 +5,8 @@
 mod documents;
 mod metrics;
 mod pause;
+mod retarget;
+mod sla;
 mod verbs;
 mod xenstat;
 
