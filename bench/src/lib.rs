@@ -6,6 +6,8 @@ pub mod fio;
 pub mod net;
 #[allow(clippy::cast_precision_loss)] // figures for people
 pub mod qos;
+#[allow(clippy::cast_precision_loss)] // figures for people
+pub mod recovery;
 pub mod report;
 pub mod rows;
 pub mod scale;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bench::fio::{self, JOBS, Job};
 use bench::report::Report;
 use bench::rows::{BlockRow, NetRow, Row};
-use bench::{net, scale, sim};
+use bench::{net, recovery, scale, sim};
 use clap::{Parser, Subcommand, ValueEnum};
 use splitd_tests::netns;
 use splitd_tests::world::Programs;
@@ -78,6 +78,21 @@ enum What {
         #[arg(long)]
         json: Option<PathBuf>,
     },
+    /// Workers killed under load: how soon another serves, how long the guest waited, and whether it noticed anything else
+    Recovery {
+        /// Where splitd and the workers are
+        #[arg(long)]
+        programs: PathBuf,
+        /// How many workers are killed in all
+        #[arg(long, default_value_t = 5000)]
+        kills: u32,
+        /// Of the pauses between them
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Also write the report as JSON
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
     /// A system call for each frame of a tap's beside an io_uring for a batch of them
     Tap {
         /// Alternating pairs; an interval needs 5
@@ -138,6 +153,15 @@ fn main() -> Result<()> {
             }
             Ok(())
         }
+        What::Recovery { programs, kills, seed, json } => {
+            let rows = recovery::run(&programs_in(&programs), kills, seed)?;
+            print!("{}", recovery::table(&machine(), &rows));
+            let report = serde_json::json!({
+                "version": 1, "kind": "recovery", "machine": machine(), "seed": seed, "rows": rows
+            });
+            json.map_or(Ok(()), |path| write_json(&report, &path))?;
+            recovery::check(&rows)
+        }
         What::Tap { pairs } => {
             if is_inside_namespace()? {
                 print!("{}\n{}", machine(), bench::tap::run(pairs)?);
@@ -197,19 +221,23 @@ fn is_inside_namespace() -> Result<bool> {
     Ok(false)
 }
 
+fn programs_in(dir: &Path) -> Programs {
+    let program = |name: &str| dir.join(name);
+    Programs {
+        splitd: program("splitd"),
+        splitctl: program("splitctl"),
+        blkback: program("blkback"),
+        netback: program("netback"),
+        dir: dir.to_owned(),
+    }
+}
+
 /// `None` if another process did it.
 fn net(programs: &Path, pairs: u32, milliseconds: u64, only: &str) -> Result<Option<Vec<NetRow>>> {
     if !is_inside_namespace()? {
         return Ok(None);
     }
-    let program = |name: &str| programs.join(name);
-    let programs = Programs {
-        splitd: program("splitd"),
-        splitctl: program("splitctl"),
-        blkback: program("blkback"),
-        netback: program("netback"),
-        dir: programs.to_owned(),
-    };
+    let programs = programs_in(programs);
     let mut rows = Vec::new();
     for queues in [1, 2, 4] {
         let cases: Vec<_> =

@@ -15,7 +15,7 @@ const DEVICE: &str = "vbd/5/xvda";
 const PATIENT: &str = "crash_loop = { deaths = 1000000, within_s = 1 }";
 
 fn kills() -> u32 {
-    std::env::var("SPLITD_KILLS").ok().and_then(|v| v.parse().ok()).unwrap_or(25)
+    std::env::var("SPLITD_KILLS").ok().and_then(|v| v.parse().ok()).unwrap_or(75)
 }
 
 /// Kills the worker of a running load `kills` times, each at another moment after it began to serve.

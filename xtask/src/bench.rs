@@ -52,6 +52,15 @@ enum What {
         #[arg(long)]
         json: Option<PathBuf>,
     },
+    /// Workers killed under load on the simulated host: how soon another serves, and what the guest noticed
+    Recovery {
+        /// How many workers are killed in all
+        #[arg(long, default_value_t = 5000)]
+        kills: u32,
+        /// Also write the report as JSON
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
     /// A guest's network beside a copier from tap to tap, or with --lab beside kernel netback on real Xen
     Net {
         /// On emulated Xen, in one boot
@@ -87,6 +96,11 @@ pub(crate) fn run(args: Args) -> Result<()> {
         What::Scale { devices, json } => {
             let devices: Vec<_> = devices.iter().map(u32::to_string).collect();
             bench.args(["scale", "--devices", &devices.join(",")]);
+            bench.args(json.iter().flat_map(|path| [Path::new("--json"), path]));
+            return command::run(&mut bench);
+        }
+        What::Recovery { kills, json } => {
+            bench.arg("recovery").arg("--programs").arg(&release).args(["--kills", &kills.to_string()]);
             bench.args(json.iter().flat_map(|path| [Path::new("--json"), path]));
             return command::run(&mut bench);
         }

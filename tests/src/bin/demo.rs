@@ -21,6 +21,10 @@ const RUNNING: Duration = Duration::from_secs(8);
 const KILL_AFTER: Duration = Duration::from_secs(4);
 /// 64 MiB each.
 const SECTORS: u64 = 131_072;
+/// Shares of the guests, which write to the same device.
+const WEIGHTS: [u32; 2] = [512, 256];
+/// When shares have settled.
+const SETTLED: Duration = Duration::from_secs(2);
 
 type Failed = Box<dyn std::error::Error>;
 
@@ -38,7 +42,7 @@ fn main() -> ExitCode {
     }
     println!("simulated host, no Xen");
     match ready.and_then(|()| demo()) {
-        Ok((report, net)) => finish(&report, net, wants_json),
+        Ok(outcome) => finish(&outcome, wants_json),
         Err(trouble) => {
             eprintln!("demo: {trouble}");
             ExitCode::FAILURE
@@ -159,7 +163,19 @@ impl Guest {
     }
 }
 
-fn demo() -> Result<(Report, exchange::Outcome), Failed> {
+/// What there is to tell in the end.
+struct Outcome {
+    disks: Report,
+    net: exchange::Outcome,
+    /// Part of the bytes that the first guest had, once shares had settled.
+    share: f64,
+    /// Workers that were killed and replaced.
+    restarts: u64,
+    /// Longest time for which the guest of a killed worker waited for any answer.
+    outage: Duration,
+}
+
+fn demo() -> Result<Outcome, Failed> {
     let dir = std::env::current_exe()?.parent().map(Path::to_owned).ok_or("the demo has no directory")?;
     let program = |name: &str| dir.join(name);
     let (splitd, splitctl) = (program("splitd"), program("splitctl"));
@@ -171,29 +187,37 @@ fn demo() -> Result<(Report, exchange::Outcome), Failed> {
     } else {
         World::start_with(config, programs, &[])?
     };
+    let [one, other] = WEIGHTS;
+    let domain = |name: &str, weight| format!("[[domain]]\nmatch.name = \"{name}\"\nweight = {weight}\n");
+    let policy = format!("version = 1\n{}{}", domain("guest-1", one), domain("guest-2", other));
+    world.write_policy(&policy)?;
+    world.ask(Verb::PolicyReload)?;
     let mut guests = [Guest::start(&mut world, 1)?, Guest::start(&mut world, 2)?];
     let [one, other] = &guests;
     let exchange = exchange::start(&mut world, [&one.domain, &other.domain], RUNNING)?;
     for guest in &mut guests {
         guest.work()?;
     }
-    watch(&world)?;
+    let share = watch(&world)?;
     let net = exchange.finish(&mut world)?;
-    let mut total = Report::default();
+    let restarts = world.show("vbd/1/xvda")?.restarts;
+    let outage = guests[0].running.as_ref().map_or(Duration::ZERO, Running::take_silence);
+    let mut disks = Report::default();
     for guest in guests {
-        total.add(&guest.finish(&mut world)?);
+        disks.add(&guest.finish(&mut world)?);
     }
-    Ok((total, net))
+    Ok(Outcome { disks, net, share, restarts, outage })
 }
 
-/// The live table, from the counters that the workers keep; kills one worker on the way.
-fn watch(world: &World) -> Result<(), Failed> {
+/// The live table, from the counters that the workers keep; kills one worker on the way. Gives back the first guest's share.
+fn watch(world: &World) -> Result<f64, Failed> {
     println!(
         "{:>6}  {:<14} {:>7} {:>9} {:>9} {:>9}",
         "s", "device", "worker", "in MiB", "out MiB", "in flight"
     );
     let began = Instant::now();
     let mut killed = false;
+    let (mut settled, mut latest) = (None, [0; 2]);
     while began.elapsed() < RUNNING {
         std::thread::sleep(Duration::from_secs(1));
         if !killed && began.elapsed() >= KILL_AFTER {
@@ -206,8 +230,20 @@ fn watch(world: &World) -> Result<(), Failed> {
         for device in stats.get("devices").and_then(Value::as_array).into_iter().flatten() {
             print_row(world, began.elapsed(), device);
         }
+        latest = ["vbd/1/xvda", "vbd/2/xvda"].map(|name| bytes_of(&stats, name));
+        if began.elapsed() >= SETTLED {
+            settled.get_or_insert(latest);
+        }
     }
-    Ok(())
+    let [one, other] = std::array::from_fn(|i| latest[i].saturating_sub(settled.unwrap_or_default()[i]));
+    Ok(one as f64 / (one + other).max(1) as f64)
+}
+
+fn bytes_of(stats: &Value, name: &str) -> u64 {
+    let devices = stats.get("devices").and_then(Value::as_array);
+    let device = devices.into_iter().flatten().find(|device| device.get("device") == Some(&json!(name)));
+    let figure = |key| device.and_then(|device| device.get(key)).and_then(Value::as_u64).unwrap_or(0);
+    figure("read_bytes") + figure("write_bytes")
 }
 
 fn print_row(world: &World, at: Duration, device: &Value) {
@@ -225,8 +261,10 @@ fn print_row(world: &World, at: Duration, device: &Value) {
     );
 }
 
-fn finish(report: &Report, net: exchange::Outcome, wants_json: bool) -> ExitCode {
+fn finish(outcome: &Outcome, wants_json: bool) -> ExitCode {
+    let Outcome { disks: report, net, share, restarts, outage } = outcome;
     let is_clean = report.is_clean() && net.is_clean();
+    let outage_ms = outage.as_secs_f64() * 1000.0;
     println!(
         "{} requests, {} MiB, {} I/O errors, {} verify errors, {} unanswered",
         report.done,
@@ -241,6 +279,9 @@ fn finish(report: &Report, net: exchange::Outcome, wants_json: bool) -> ExitCode
         net.lost,
         net.corrupt
     );
+    let [one, other] = WEIGHTS;
+    println!("weights {one} and {other}: the first guest had {:.1} % of the disk's bytes", share * 100.0);
+    println!("{restarts} worker replaced; its guest waited {outage_ms:.0} ms at most for an answer");
     if let Some(error) = &report.first_error {
         println!("first error: {error}");
     }
@@ -252,7 +293,12 @@ fn finish(report: &Report, net: exchange::Outcome, wants_json: bool) -> ExitCode
             "verify_errors": report.verify_errors,
         });
         let net = json!({ "bytes": net.bytes, "lost": net.lost, "corrupt": net.corrupt });
-        println!("{}", json!({ "version": 1, "disk": disk, "net": net, "verdict": verdict }));
+        let qos = json!({ "weights": WEIGHTS, "measured_share": (share * 1e4).round() / 1e4 });
+        let outage_ms = (outage_ms * 10.0).round() / 10.0;
+        println!(
+            "{}",
+            json!({ "version": 1, "disk": disk, "net": net, "qos": qos, "restarts": restarts, "outage_ms": outage_ms, "verdict": verdict })
+        );
     } else {
         println!("verdict: {verdict}");
     }

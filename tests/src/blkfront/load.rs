@@ -4,7 +4,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -154,6 +154,21 @@ impl Report {
     }
 }
 
+/// What a load's queues and whoever runs it tell each other.
+#[derive(Debug, Default)]
+pub(super) struct Signals {
+    pub(super) stop: AtomicBool,
+    /// Longest time in which a queue that waited for answers had none.
+    pub(super) silence_ns: AtomicU64,
+}
+
+impl Signals {
+    fn had_silence(&self, silence: Duration) {
+        let ns = u64::try_from(silence.as_nanos()).unwrap_or(u64::MAX);
+        self.silence_ns.fetch_max(ns, Ordering::Relaxed);
+    }
+}
+
 /// One queue's share of a load.
 #[derive(Debug)]
 pub(super) struct Generator {
@@ -194,9 +209,9 @@ impl Generator {
     }
 
     /// Runs to the end of the load; the queue has nothing in flight then, unless the backend left it.
-    pub(super) fn run(&mut self, queue: &mut Queue, stop: &AtomicBool) -> Report {
+    pub(super) fn run(&mut self, queue: &mut Queue, signals: &Signals) -> Report {
         let before = queue.faults();
-        if let Err(e) = self.turn(queue, stop) {
+        if let Err(e) = self.turn(queue, signals) {
             self.report.wrong(|| e);
         }
         let mut report = std::mem::take(&mut self.report);
@@ -208,13 +223,13 @@ impl Generator {
         report
     }
 
-    fn turn(&mut self, queue: &mut Queue, stop: &AtomicBool) -> Result<(), String> {
+    fn turn(&mut self, queue: &mut Queue, signals: &Signals) -> Result<(), String> {
         let start = Instant::now();
         let mut submitted = 0;
         let mut last_answer = start;
         let text = |e: super::RingError| e.to_string();
         loop {
-            let over = stop.load(Ordering::Acquire)
+            let over = signals.stop.load(Ordering::Acquire)
                 || self.load.operations.is_some_and(|n| submitted >= n)
                 || self.load.duration.is_some_and(|d| start.elapsed() >= d);
             if !over && queue.in_flight() < self.load.depth && queue.free() > 0 && self.submit(queue)? {
@@ -228,6 +243,7 @@ impl Generator {
                 answered = true;
             }
             if answered {
+                signals.had_silence(last_answer.elapsed());
                 last_answer = Instant::now();
             } else if queue.in_flight() == 0 {
                 if over {

@@ -14,7 +14,7 @@ mod ring;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -310,21 +310,21 @@ impl Frontend {
 
     /// Starts a load; the queues are away until [`Running::finish`].
     pub fn start(&mut self, load: &Load) -> Result<Running, FrontError> {
-        let stop = Arc::new(AtomicBool::new(false));
+        let signals = Arc::new(load::Signals::default());
         let count = self.queues.len() as u64;
         let mut threads = Vec::new();
         for (mut queue, n) in std::mem::take(&mut self.queues).into_iter().zip(0u64..) {
             let part = self.disk.sectors / count;
             let area = n * part..(n + 1) * part;
             let mut load = load::Generator::new(load, n, area, Arc::clone(&self.oracle), &self.disk);
-            let stop = Arc::clone(&stop);
+            let signals = Arc::clone(&signals);
             let thread = std::thread::Builder::new().name(format!("blkfront-{n}")).spawn(move || {
-                let report = load.run(&mut queue, &stop);
+                let report = load.run(&mut queue, &signals);
                 (queue, report)
             })?;
             threads.push(thread);
         }
-        Ok(Running { threads, stop })
+        Ok(Running { threads, signals })
     }
 
     /// Closes as a driver that is unbound does, and gives all grants and pages back.
@@ -368,13 +368,19 @@ fn stale_nodes(names: &[String]) -> impl Iterator<Item = &String> {
 #[derive(Debug)]
 pub struct Running {
     threads: Vec<JoinHandle<(Queue, Report)>>,
-    stop: Arc<AtomicBool>,
+    signals: Arc<load::Signals>,
 }
 
 impl Running {
+    /// Longest time in which a queue that waited for answers had none, since this was asked last; one that still waits is not in it.
+    #[must_use]
+    pub fn take_silence(&self) -> Duration {
+        Duration::from_nanos(self.signals.silence_ns.swap(0, Ordering::Relaxed))
+    }
+
     /// Makes no more requests; those in flight are still waited for.
     pub fn stop(&self) {
-        self.stop.store(true, Ordering::Release);
+        self.signals.stop.store(true, Ordering::Release);
     }
 
     /// True once every queue has ended by itself.
