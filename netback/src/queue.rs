@@ -6,6 +6,8 @@
 //!  tx ring ──► taken, kept ──► tx::parse ──► grant copy ──► offload ──► tap ──► answers, publish, notify     from_guest.rs
 //!  tap ──► offload, segment ──► held ──► rx slots, kept ──► grant copy ──► answers, publish, notify           to_guest.rs
 //! ```
+//!
+//! A piece whose page is a static grant is copied through its mapping, before the grant copies of its batch.
 
 use std::collections::VecDeque;
 use std::io;
@@ -25,6 +27,7 @@ use crate::hash::Hash;
 use crate::kept::Kept;
 use crate::segment::Segments;
 use crate::shared::Shared;
+use crate::static_grants::StaticGrants;
 use crate::tap::TapQueue;
 use crate::thread::Serve;
 use crate::tx::Fatal;
@@ -164,6 +167,7 @@ pub(crate) struct Queue<G: GrantTable, E> {
     shared: Arc<Shared>,
     features: VifFeatures,
     grants: G,
+    pages: Arc<StaticGrants<G::Mapping>>,
     /// The tx ring's, and the rx ring's where it has its own.
     channels: [Option<Channel<E>>; 2],
     tap: TapQueue,

@@ -226,8 +226,10 @@ where
         }
         let replayed = *total;
         self.connecting = None;
-        // A worker serves one connection: nothing is bound or mapped any more.
-        if let Err(e) = sandbox::forbid(&[open::BIND, open::MAP]) {
+        // A worker serves one connection: nothing is bound any more, nor mapped, but for a guest that may ask for it.
+        let may_map = self.held.as_ref().is_some_and(|held| held.control.is_some());
+        let forbidden: &[u32] = if may_map { &[open::BIND] } else { &[open::BIND, open::MAP] };
+        if let Err(e) = sandbox::forbid(forbidden) {
             tracing::warn!(error = %e, "sandbox not tightened");
         }
         if self.phase == Phase::Opened {

@@ -163,6 +163,11 @@ const VIF: &[Family] = &[
         &[("grant_errors", "")],
     ),
     plain("xen_netback_grant_copies_total", "Pieces copied by grant", &[("grant_copies", "")]),
+    plain(
+        "xen_netback_mapped_copies_total",
+        "Pieces copied through pages that the guest has mapped",
+        &[("mapped_copies", "")],
+    ),
     plain("xen_netback_grant_copy_calls_total", "Calls that copied them", &[("grant_copy_calls", "")]),
     plain("xen_netback_wakeups_total", "Times that a queue woke up", &[("wakeups", "")]),
     plain("xen_netback_empty_wakeups_total", "Times that it found nothing to do", &[("empty_wakeups", "")]),

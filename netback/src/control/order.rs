@@ -1,6 +1,6 @@
 //! The control ring's messages (`struct xen_netif_ctrl_request` and its response) and what they do to a guest's hashing. What the
-//! kernel's netback refuses is refused here, with its statuses. Pure, but for the pages that the caller fetches. Knows nothing of
-//! rings.
+//! kernel's netback refuses of that is refused here, with its statuses. Pure, but for the pages that the caller fetches. Knows nothing
+//! of rings, nor of what static grants are good for.
 
 use crate::hash::{ALL_TYPES, Hashing, KEY_LEN, MAPPING_LEN};
 
@@ -25,6 +25,12 @@ pub enum Status {
 
 impl Status {
     fn code(self) -> u32 {
+        self.entry_code().into()
+    }
+
+    /// As it stands in an entry of a list.
+    #[must_use]
+    pub fn entry_code(self) -> u16 {
         match self {
             Self::Success => 0,
             Self::NotSupported => 1,
@@ -33,9 +39,46 @@ impl Status {
     }
 }
 
-/// What the guest wants; the page of an order is named by its grant.
+/// What the guest wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
+    /// Something about its hash of frames.
+    Hash(HashOrder),
+    /// Something about a queue's static grants.
+    Static {
+        /// The queue.
+        queue: u32,
+        /// What.
+        order: StaticOrder,
+    },
+    /// Anything else.
+    Unknown,
+}
+
+/// An order about a queue's static grants; a list is named by its page's grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StaticOrder {
+    /// `GET_GREF_MAPPING_SIZE`
+    GetSize,
+    /// `ADD_GREF_MAPPING`
+    Add {
+        /// The page with the list.
+        gref: u32,
+        /// Entries in it.
+        count: u32,
+    },
+    /// `DEL_GREF_MAPPING`
+    Remove {
+        /// The page with the list.
+        gref: u32,
+        /// Entries in it.
+        count: u32,
+    },
+}
+
+/// An order about the guest's hash; the page of one is named by its grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HashOrder {
     /// `GET_HASH_FLAGS`
     GetTypes,
     /// `SET_HASH_FLAGS`
@@ -62,8 +105,6 @@ pub enum Order {
     },
     /// `SET_HASH_ALGORITHM`
     SetAlgorithm(u32),
-    /// Anything else; static grants (types 8 to 10) among it.
-    Unknown,
 }
 
 /// A request.
@@ -83,14 +124,18 @@ impl Request {
         let (words, _) = data.as_chunks::<4>();
         let word = |i: usize| words.get(i).map_or(0, |w| u32::from_le_bytes(*w));
         let kind = u16::from_le_bytes([k0, k1]);
+        let of_queue = |order| Order::Static { queue: word(0), order };
         let order = match kind {
-            1 => Order::GetTypes,
-            2 => Order::SetTypes(word(0)),
-            3 => Order::SetKey { gref: word(0), len: word(1) },
-            4 => Order::GetSize,
-            5 => Order::SetSize(word(0)),
-            6 => Order::SetMapping { gref: word(0), count: word(1), first: word(2) },
-            7 => Order::SetAlgorithm(word(0)),
+            1 => Order::Hash(HashOrder::GetTypes),
+            2 => Order::Hash(HashOrder::SetTypes(word(0))),
+            3 => Order::Hash(HashOrder::SetKey { gref: word(0), len: word(1) }),
+            4 => Order::Hash(HashOrder::GetSize),
+            5 => Order::Hash(HashOrder::SetSize(word(0))),
+            6 => Order::Hash(HashOrder::SetMapping { gref: word(0), count: word(1), first: word(2) }),
+            7 => Order::Hash(HashOrder::SetAlgorithm(word(0))),
+            8 => of_queue(StaticOrder::GetSize),
+            9 => of_queue(StaticOrder::Add { gref: word(1), count: word(2) }),
+            10 => of_queue(StaticOrder::Remove { gref: word(1), count: word(2) }),
             _ => Order::Unknown,
         };
         Self { id: u16::from_le_bytes([i0, i1]), kind, order }
@@ -117,24 +162,24 @@ pub struct Terms {
     pub can_steer: bool,
 }
 
-/// Carries an order out. `fetch` copies the first bytes of a page, which must fill its buffer; false if it cannot.
+/// Carries an order about the hash out. `fetch` copies the first bytes of a page, which must fill its buffer; false if it cannot.
 pub fn obey(
     hashing: &mut Hashing,
-    order: Order,
+    order: HashOrder,
     terms: Terms,
     mut fetch: impl FnMut(u32, &mut [u8]) -> bool,
 ) -> (Status, u32) {
     let bad = (Status::InvalidParameter, 0);
     match order {
-        Order::SetAlgorithm(0) => hashing.is_on = false,
-        Order::SetAlgorithm(1) if terms.can_steer => hashing.is_on = true,
-        Order::SetAlgorithm(1) | Order::Unknown => return (Status::NotSupported, 0),
-        Order::SetAlgorithm(_) => return bad,
-        Order::GetTypes if !hashing.is_on => return (Status::NotSupported, 0),
-        Order::GetTypes => return (Status::Success, ALL_TYPES),
-        Order::SetTypes(types) if types & !ALL_TYPES != 0 || !hashing.is_on => return bad,
-        Order::SetTypes(types) => hashing.types = types,
-        Order::SetKey { gref, len } => {
+        HashOrder::SetAlgorithm(0) => hashing.is_on = false,
+        HashOrder::SetAlgorithm(1) if terms.can_steer => hashing.is_on = true,
+        HashOrder::SetAlgorithm(1) => return (Status::NotSupported, 0),
+        HashOrder::SetAlgorithm(_) => return bad,
+        HashOrder::GetTypes if !hashing.is_on => return (Status::NotSupported, 0),
+        HashOrder::GetTypes => return (Status::Success, ALL_TYPES),
+        HashOrder::SetTypes(types) if types & !ALL_TYPES != 0 || !hashing.is_on => return bad,
+        HashOrder::SetTypes(types) => hashing.types = types,
+        HashOrder::SetKey { gref, len } => {
             let mut key = [0; KEY_LEN];
             let Some(part) = usize::try_from(len).ok().and_then(|len| key.get_mut(..len)) else { return bad };
             if !part.is_empty() && !fetch(gref, part) {
@@ -142,10 +187,10 @@ pub fn obey(
             }
             hashing.key = key;
         }
-        Order::GetSize => return (Status::Success, u32::try_from(MAPPING_LEN).unwrap_or(0)),
-        Order::SetSize(size) if size as usize > MAPPING_LEN => return bad,
-        Order::SetSize(size) => (hashing.size, hashing.mapping) = (size, [0; MAPPING_LEN]),
-        Order::SetMapping { gref, count, first } => {
+        HashOrder::GetSize => return (Status::Success, u32::try_from(MAPPING_LEN).unwrap_or(0)),
+        HashOrder::SetSize(size) if size as usize > MAPPING_LEN => return bad,
+        HashOrder::SetSize(size) => (hashing.size, hashing.mapping) = (size, [0; MAPPING_LEN]),
+        HashOrder::SetMapping { gref, count, first } => {
             let end = first.checked_add(count).filter(|end| *end <= hashing.size);
             let Some(end) = end else { return bad };
             let mut page = [0; MAPPING_LEN * 4];
@@ -185,9 +230,33 @@ mod tests {
     #[test]
     fn messages_are_laid_out_as_netif_says() {
         let read = Request::read(&request(6, [7, 8, 9]));
-        assert_eq!(read.order, Order::SetMapping { gref: 7, count: 8, first: 9 });
+        assert_eq!(read.order, Order::Hash(HashOrder::SetMapping { gref: 7, count: 8, first: 9 }));
         let response = read.response(Status::InvalidParameter, 0x0403_0201);
         assert_eq!(response, [2, 1, 6, 0, 2, 0, 0, 0, 1, 2, 3, 4]);
+        for (kind, order) in [
+            (8, StaticOrder::GetSize),
+            (9, StaticOrder::Add { gref: 8, count: 9 }),
+            (10, StaticOrder::Remove { gref: 8, count: 9 }),
+        ] {
+            let read = Request::read(&request(kind, [7, 8, 9]));
+            assert_eq!(read.order, Order::Static { queue: 7, order });
+        }
+        for kind in [0, 11, u16::MAX] {
+            assert_eq!(Request::read(&request(kind, [7, 8, 9])).order, Order::Unknown, "{kind}");
+        }
+    }
+
+    /// An order about the hash, carried out; others change nothing of it.
+    fn obey_any(
+        hashing: &mut Hashing,
+        slot: &Slot,
+        terms: Terms,
+        fetch: impl FnMut(u32, &mut [u8]) -> bool,
+    ) -> (Status, u32) {
+        match Request::read(slot).order {
+            Order::Hash(order) => obey(hashing, order, terms, fetch),
+            Order::Static { .. } | Order::Unknown => (Status::NotSupported, 0),
+        }
     }
 
     /// B7 and N28, order by order: what Windows asks on every enable, and each value that is not allowed.
@@ -196,7 +265,7 @@ mod tests {
         let mut hashing = Hashing::default();
         let mut ask = |kind, data, page: &[u8]| {
             let before = hashing.clone();
-            let answer = obey(&mut hashing, Request::read(&request(kind, data)).order, TERMS, |gref, out| {
+            let answer = obey_any(&mut hashing, &request(kind, data), TERMS, |gref, out| {
                 let found = page.get(..out.len()).filter(|_| gref == 9);
                 found.inspect(|bytes| out.copy_from_slice(bytes)).is_some()
             });
@@ -229,9 +298,6 @@ mod tests {
         }
         assert_eq!(ask(6, [9, 1, 0], &4u32.to_le_bytes()).0, bad, "queue 4 of 4");
         assert_eq!(ask(5, [128, 0, 0], &[]).1.mapping, [0; MAPPING_LEN]);
-        for kind in [0, 8, 9, 10, 11, u16::MAX] {
-            assert_eq!(ask(kind, [0; 3], &[]).0, (Status::NotSupported, 0), "{kind}");
-        }
         assert!(!ask(7, [0, 0, 0], &[]).1.is_on);
     }
 
@@ -239,7 +305,7 @@ mod tests {
     #[test]
     fn without_steering_there_is_no_algorithm() {
         let terms = Terms { can_steer: false, ..TERMS };
-        let answer = obey(&mut Hashing::default(), Order::SetAlgorithm(1), terms, |_, _| false);
+        let answer = obey(&mut Hashing::default(), HashOrder::SetAlgorithm(1), terms, |_, _| false);
         assert_eq!(answer, (Status::NotSupported, 0));
     }
 
@@ -249,7 +315,7 @@ mod tests {
         fn any_orders(slots in prop::collection::vec((0u16..12, prop::array::uniform3(prop_oneof![0u32..200, any::<u32>()])), 1..40), fill: u8) {
             let mut hashing = Hashing::default();
             for (kind, data) in slots {
-                obey(&mut hashing, Request::read(&request(kind, data)).order, TERMS, |_, out| {
+                obey_any(&mut hashing, &request(kind, data), TERMS, |_, out| {
                     assert!(out.len() <= FETCH_LEN);
                     out.fill(fill);
                     true

@@ -15,14 +15,15 @@ use super::{Channel, FromGuest, Queue, RX, TX, ToGuest};
 use crate::figures::{Counter, Figures};
 use crate::kept::{Kept, Place, Side, Unusable};
 use crate::shared::Shared;
+use crate::static_grants::StaticGrants;
 use crate::tap::TapQueue;
 use crate::wire::{RX_SLOT_LEN, TX_SLOT_LEN};
 
 /// What a queue's thread has from the worker's start on.
-#[derive(Debug)]
-pub(crate) struct Parts<G, E> {
+pub(crate) struct Parts<G: GrantTable, E> {
     pub(crate) shared: Arc<Shared>,
     pub(crate) grants: G,
+    pub(crate) pages: Arc<StaticGrants<G::Mapping>>,
     pub(crate) events: [E; 2],
     pub(crate) tap: TapQueue,
     pub(crate) bell: Bell,
@@ -79,6 +80,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         let Parts {
             shared,
             mut grants,
+            pages,
             events: [mut tx_events, mut rx_events],
             tap,
             bell,
@@ -120,6 +122,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             shared,
             features: terms.features,
             grants,
+            pages,
             channels: [channel(tx_events), if is_split { channel(rx_events) } else { None }],
             tap,
             bell,

@@ -1,5 +1,6 @@
 //! Frames from the guest to the tap, a batch at a time. Knows nothing of the other way.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use xen_ring::BackRing;
@@ -10,6 +11,7 @@ use super::{ARENA_LEN, Direction, Leaving, MAX_COPIES, MAX_FRAMES, PAGE_LEN, Que
 use crate::figures::Counter;
 use crate::kept::Side;
 use crate::offload;
+use crate::static_grants::Pages;
 use crate::tap::Passed;
 use crate::tx::{self, Frame, MAX_FRAGMENTS, Message, Parsed};
 use crate::vnet::VNET_LEN;
@@ -43,9 +45,11 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         Ok(())
     }
 
-    /// Makes messages of the slots, as far as credit and room go, and wants their data copied.
+    /// Makes messages of the slots, as far as credit and room go, and has their data copied, or wants it to be.
     fn gather(&mut self) -> Result<(), Stop> {
         self.from_guest.credit_at_ns = None;
+        let pages = Arc::clone(&self.pages);
+        let pages = pages.hold();
         while self.from_guest.leaving.len() < MAX_FRAMES {
             let from = &mut self.from_guest;
             let rest = from.taken.get(from.parsed..).unwrap_or_default();
@@ -63,13 +67,13 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
                     break;
                 }
             }
-            self.book(&parsed);
+            self.book(&parsed, &pages);
         }
         Ok(())
     }
 
     /// Puts one message into the batch: its answers, and a frame's copies.
-    fn book(&mut self, parsed: &Parsed) {
+    fn book(&mut self, parsed: &Parsed, pages: &Pages<'_, G::Mapping>) {
         self.worked = true;
         let status = match parsed.message {
             Message::Frame(_) => TxStatus::Okay,
@@ -99,18 +103,24 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         let from = &mut self.from_guest;
         let Message::Frame(frame) = &parsed.message else { return };
         let at = place(from.end, frame);
-        let (first_copy, mut local) = (from.copies.len(), at);
+        let (first_copy, mut local, mut nr_mapped) = (from.copies.len(), at, 0);
         for fragment in frame.fragments().iter().filter(|f| f.len > 0) {
-            from.copies.push(GrantCopy {
+            let copy = GrantCopy {
                 gref: GrantRef(fragment.gref),
                 offset: fragment.offset,
                 len: fragment.len,
                 local,
                 direction: Way::FromGuest,
                 status: GrantStatus::GENERAL_ERROR,
-            });
+            };
+            if pages.copy(&from.memory, &copy) {
+                nr_mapped += 1;
+            } else {
+                from.copies.push(copy);
+            }
             local += usize::from(fragment.len);
         }
+        self.figures.add(Counter::MappedCopies, nr_mapped);
         from.end = local;
         from.leaving.push(Leaving {
             at,

@@ -2,6 +2,7 @@
 //! (XSA-392, XSA-424), and a guest without slots for very long has its link taken down. Knows nothing of the other way.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::hash;
 use crate::kept::Side;
 use crate::offload::{self, Marks};
 use crate::rx::{Piece, Plan};
+use crate::static_grants::Pages;
 use crate::tap::Passed;
 use crate::vnet::{VNET_LEN, Vnet};
 use crate::wire::{NR_SLOTS, RX_SLOT_LEN, RxRequest, RxSlot};
@@ -171,6 +173,8 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     fn hand_out(&mut self) -> Result<(), Stop> {
         let headroom = self.shared.xdp_headroom();
         self.to_guest.short = 0;
+        let pages = Arc::clone(&self.pages);
+        let pages = pages.hold();
         let mut available = self.available()?;
         while let Some(held) = self.to_guest.held.front().copied() {
             let plan = Plan::new(held.len, headroom, held.marks);
@@ -192,13 +196,13 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             self.figures.add(Counter::RxFrames, 1);
             self.figures.add(Counter::RxBytes, held.len);
             self.figures.add(Counter::RxSlots, plan.nr_slots());
-            self.give(held, &plan);
+            self.give(held, &plan, &pages);
         }
         worker::crash_point!("net_after_rx_take");
         Ok(())
     }
 
-    fn give(&mut self, held: Held, plan: &Plan) {
+    fn give(&mut self, held: Held, plan: &Plan, pages: &Pages<'_, G::Mapping>) {
         self.worked = true;
         for number in 0..plan.nr_slots() {
             let request = RxRequest::read(&self.next_slot());
@@ -206,15 +210,21 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             let to = &mut self.to_guest;
             let copy = match piece {
                 Piece::Data { at, offset, len, .. } => {
-                    to.copies.push(GrantCopy {
+                    let copy = GrantCopy {
                         gref: GrantRef(request.gref),
                         offset,
                         len,
                         local: held.at + at,
                         direction: Way::ToGuest,
                         status: GrantStatus::GENERAL_ERROR,
-                    });
-                    Some(to.copies.len() - 1)
+                    };
+                    if pages.copy(&to.memory, &copy) {
+                        self.figures.add(Counter::MappedCopies, 1);
+                        None
+                    } else {
+                        to.copies.push(copy);
+                        Some(to.copies.len() - 1)
+                    }
                 }
                 Piece::Extra(_) => None,
             };

@@ -9,7 +9,7 @@ use worker::message::{Fault, Link, OpenVif, Phase};
 use worker::sandbox;
 use worker::wake::Bell;
 use xenbus::DomId;
-use xenbus::hv::Hypervisor;
+use xenbus::hv::{GrantTable, Hypervisor};
 
 use super::{Held, Vif};
 use crate::control;
@@ -17,6 +17,7 @@ use crate::figures::{self, Figures};
 use crate::kept::Kept;
 use crate::queue::{self, Queue};
 use crate::shared::Shared;
+use crate::static_grants::StaticGrants;
 use crate::steering::{self, Steering, Words};
 use crate::tap::{self, TapQueue};
 use crate::thread::{self, Handle, Line, Report, Serve};
@@ -43,6 +44,9 @@ const IOCTLS: [u32; 11] = [
     steering::SET_STEERING,
     0x5421,
 ];
+/// A queue's static grants.
+type Pages<H> = StaticGrants<<<H as Hypervisor>::Grants as GrantTable>::Mapping>;
+
 const READY_LIMIT: Duration = Duration::from_secs(30);
 
 impl<H: Hypervisor> Vif<H>
@@ -65,15 +69,17 @@ where
         let counters =
             counters::open(&open.run_dir.join("counters"), &figures::NAMES, open.max_queues.into())
                 .map_err(|e| host("counters file", &e))?;
+        let pages: Vec<_> = (0..open.max_queues).map(|_| Arc::default()).collect();
         let mut queues = Vec::new();
-        for (number, (counters, tap)) in counters.into_iter().zip(taps).enumerate() {
+        for (number, ((counters, tap), pages)) in counters.into_iter().zip(taps).zip(&pages).enumerate() {
             let handle = self
-                .spawn_queue(number, open, &shared, tap, Figures(counters))
+                .spawn_queue(number, open, &shared, pages, tap, Figures(counters))
                 .map_err(|e| host(&format!("queue {number}"), &e))?;
             queues.push(handle);
         }
-        let control =
-            self.spawn_control(open, &shared, steering, can_steer).map_err(|e| host("control ring", &e))?;
+        let control = self
+            .spawn_control(open, &shared, pages, steering, can_steer)
+            .map_err(|e| host("control ring", &e))?;
         self.wait_until_ready(queues.len() + 1)?;
         if !sandbox::forget_paths().map_err(|e| host("giving up paths", &e))? {
             tracing::info!("no Landlock in this kernel; the system call filter stands alone");
@@ -89,6 +95,7 @@ where
         number: usize,
         open: &OpenVif,
         shared: &Arc<Shared>,
+        pages: &Arc<Pages<H>>,
         tap: TapQueue,
         figures: Figures,
     ) -> anyhow::Result<Handle<queue::Terms>> {
@@ -97,6 +104,7 @@ where
         let parts = queue::Parts {
             shared: Arc::clone(shared),
             grants: self.host.open_grants(frontend)?,
+            pages: Arc::clone(pages),
             events: [self.host.open_events(frontend)?, self.host.open_events(frontend)?],
             tap,
             bell: bell.clone(),
@@ -110,6 +118,7 @@ where
         &self,
         open: &OpenVif,
         shared: &Arc<Shared>,
+        pages: Vec<Arc<Pages<H>>>,
         steering: Option<Steering>,
         can_steer: bool,
     ) -> anyhow::Result<Handle<control::Terms>> {
@@ -120,7 +129,8 @@ where
             grants: self.host.open_grants(frontend)?,
             events: self.host.open_events(frontend)?,
             bell: bell.clone(),
-            kept: control::kept::Kept::open(&open.run_dir.join("kept-control"))?,
+            kept: control::kept::Kept::open(&open.run_dir.join("kept-control"), open.max_queues)?,
+            pages,
             steering,
             can_steer,
         };
