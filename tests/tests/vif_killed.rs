@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use splitd_tests::netfront::control::status;
 use splitd_tests::netfront::{Frontend, Options};
 use splitd_tests::prng::Prng;
 use splitd_tests::toolstack::VifConfig;
@@ -27,6 +28,11 @@ fn kill_under_traffic(options: Options, seed: u64) {
     let mut front = Frontend::connect(&guest, 0, options).unwrap();
     let end = w.wire.end("vif5.0");
     end.wait_queues(front.queues.len()).unwrap();
+    if let Some(control) = &mut front.control {
+        for (number, queue) in (0..).zip(&front.queues) {
+            assert_eq!(control.add_pages(number, &queue.pages()).unwrap(), status::SUCCESS);
+        }
+    }
     let traffic = Traffic::start(&mut front, Some(&end), seed).unwrap();
     let mut prng = Prng::new(seed);
 
@@ -64,4 +70,10 @@ fn a_killed_worker_is_not_noticed() {
 #[test]
 fn a_killed_worker_of_four_queues_is_not_noticed() {
     kill_under_traffic(Options { queues: 4, ..Options::default() }, 2);
+}
+
+/// Two queues whose pages are all static grants: each successor maps them again, or copies by grant.
+#[test]
+fn a_killed_worker_with_static_grants_is_not_noticed() {
+    kill_under_traffic(Options { queues: 2, control: true, ..Options::default() }, 3);
 }

@@ -29,7 +29,16 @@ pub mod kind {
     pub const SET_MAPPING: u16 = 6;
     /// `SET_HASH_ALGORITHM`
     pub const SET_ALGORITHM: u16 = 7;
+    /// `GET_GREF_MAPPING_SIZE`
+    pub const GET_PAGES: u16 = 8;
+    /// `ADD_GREF_MAPPING`
+    pub const ADD_PAGES: u16 = 9;
+    /// `DEL_GREF_MAPPING`
+    pub const REMOVE_PAGES: u16 = 10;
 }
+
+/// `XEN_NETIF_CTRLF_GREF_readonly`
+pub const READ_ONLY: u16 = 1;
 
 /// `XEN_NETIF_CTRL_STATUS_*`
 pub mod status {
@@ -39,6 +48,10 @@ pub mod status {
     pub const NOT_SUPPORTED: u32 = 1;
     /// A value that is not allowed.
     pub const INVALID_PARAMETER: u32 = 2;
+}
+
+fn count(pages: &[(GrantRef, u16)]) -> u32 {
+    u32::try_from(pages.len()).unwrap_or(u32::MAX)
 }
 
 /// An order in its slot.
@@ -53,7 +66,17 @@ pub fn order(id: u16, kind: u16, data: [u32; 3]) -> [u8; 16] {
     slot
 }
 
-/// The ring and a page for keys and mappings.
+/// A list of pages, each with its flags; the statuses hold what nobody has to look at.
+#[must_use]
+pub fn list(pages: &[(GrantRef, u16)]) -> Vec<u8> {
+    let entry = |&(gref, flags): &(GrantRef, u16)| {
+        let ([a, b, c, d], [e, f]) = (gref.0.to_le_bytes(), flags.to_le_bytes());
+        [a, b, c, d, e, f, 0xaa, 0xaa]
+    };
+    pages.iter().flat_map(entry).collect()
+}
+
+/// The ring and a page for keys, mappings and lists.
 #[derive(Debug)]
 pub struct Control {
     guest: SimDomain,
@@ -74,7 +97,7 @@ impl Control {
             guest: guest.clone(),
             ring: Ring::new(guest)?,
             port: guest.allocate_port(DomId::DOM0)?,
-            gref: guest.grant(page.frame(0), DomId::DOM0, Access::ReadOnly)?,
+            gref: guest.grant(page.frame(0), DomId::DOM0, Access::ReadWrite)?,
             page,
             next_id: 0xfffe,
         })
@@ -94,6 +117,38 @@ impl Control {
     pub fn with_page(&self, bytes: &[u8]) -> GrantRef {
         assert!(self.page.write(0, bytes));
         self.gref
+    }
+
+    /// Has a queue's pages mapped; the answer's status.
+    pub fn add_pages(&mut self, queue: u32, pages: &[(GrantRef, u16)]) -> Result<u32, FrontError> {
+        let gref = self.with_page(&list(pages)).0;
+        let (status, data) = self.ask(kind::ADD_PAGES, [queue, gref, count(pages)])?;
+        if data != 0 {
+            return Err(FrontError::Backend(format!("pages added, and {data} in the answer")));
+        }
+        Ok(status)
+    }
+
+    /// Has them unmapped; the answer's status and number, and each one's status, if they are not what they were before.
+    pub fn remove_pages(
+        &mut self,
+        queue: u32,
+        pages: &[(GrantRef, u16)],
+    ) -> Result<(u32, u32, Vec<u16>), FrontError> {
+        let sent = list(pages);
+        let gref = self.with_page(&sent).0;
+        let (status, data) = self.ask(kind::REMOVE_PAGES, [queue, gref, count(pages)])?;
+        let mut bytes = vec![0; sent.len()];
+        assert!(self.page.read(0, &mut bytes));
+        let mut statuses = Vec::new();
+        for (found, sent) in bytes.as_chunks::<8>().0.iter().zip(sent.as_chunks::<8>().0) {
+            let [rest @ .., low, high] = found;
+            if rest != &sent[..6] {
+                return Err(FrontError::Backend(format!("entry {sent:?} came back as {found:?}")));
+            }
+            statuses.push(u16::from_le_bytes([*low, *high]));
+        }
+        Ok((status, data, statuses))
     }
 
     /// Gives an order and waits for its answer: status and data.

@@ -11,6 +11,7 @@ use xenbus::hv::Access;
 use xenbus::sim::{GuestPages, GuestPort, SimDomain};
 use xenbus::{DomId, GrantRef};
 
+use super::control::READ_ONLY;
 use super::ring::Ring;
 use super::{FrontError, Incoming, Outgoing};
 use crate::blkfront::RingError;
@@ -108,6 +109,13 @@ impl Queue {
     #[must_use]
     pub fn rx_gref(&self, id: u16) -> GrantRef {
         self.received.gref(id)
+    }
+
+    /// All pages that frames are in, with the flags by which they would be static grants: of those sent for reading alone.
+    #[must_use]
+    pub fn pages(&self) -> Vec<(GrantRef, u16)> {
+        let sent = self.sent.refs.iter().map(|gref| (*gref, READ_ONLY));
+        sent.chain(self.received.refs.iter().map(|gref| (*gref, 0))).collect()
     }
 
     /// Slots sent that have no answer.

@@ -6,6 +6,7 @@ mod control;
 mod nodes;
 mod rings;
 mod rx;
+mod static_grants;
 mod tx;
 
 use std::time::Duration;

@@ -9,6 +9,7 @@ mod lifecycle;
 mod offloads;
 mod settings;
 mod slots;
+mod static_grants;
 
 use std::time::Duration;
 
