@@ -6,6 +6,7 @@ mod discard;
 pub mod figures;
 mod flushes;
 mod linger;
+pub mod lone;
 mod persistent;
 mod pool;
 mod queue;

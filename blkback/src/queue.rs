@@ -20,7 +20,7 @@ use worker::qos::Gate;
 use worker::uring::{Completion, FileIndex, Uring};
 use worker::wake::Bell;
 use worker::written::Written;
-use xen_ring::{BackRing, Overrun};
+use xen_ring::{BackRing, Indices, Overrun};
 use xenbus::hv::{EventChannel, GrantCopy, GrantTable, Pending};
 use xenbus::memory::LocalMemory;
 
@@ -347,6 +347,11 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         self.closing || self.replay.is_careful()
     }
 
+    /// Where it stands in the ring.
+    pub(crate) fn indices(&self) -> Indices {
+        self.ring.indices()
+    }
+
     /// Nothing is owed any more.
     pub(crate) fn is_idle(&self) -> bool {
         self.owed() == 0
@@ -370,6 +375,19 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     pub(crate) fn drain(&mut self, limit: Duration) -> Result<(), Stop> {
         self.uring.wait(Some(limit))?;
         self.reap()
+    }
+
+    /// Ends as a worker does that is killed: what the kernel has is waited for, and nothing is booked.
+    pub(crate) fn die(mut self, limit: Duration) {
+        let mut ended = Vec::with_capacity(64);
+        while self.uring.in_flight() > 0 && self.started.elapsed() < limit {
+            if self.uring.wait(Some(limit)).is_err() {
+                return;
+            }
+            self.uring.completions(&mut ended);
+            let ours = |c: &Completion| !matches!(Tag::unpack(c.tag), Tag::Event | Tag::Bell);
+            ended.drain(..).filter(ours).for_each(|_| self.uring.ended());
+        }
     }
 
     /// Lets go of the frontend: unmaps, unbinds. `over` says that the connection has ended and nobody is to resume it.

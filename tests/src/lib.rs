@@ -5,6 +5,7 @@
 pub mod blkfront;
 pub mod blkif;
 pub mod exchange;
+pub mod fuzz;
 pub mod guest_kernel;
 pub mod hostile;
 pub mod net_end;

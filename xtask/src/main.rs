@@ -1,10 +1,11 @@
-//! The project's commands: `cargo xtask demo | test | lab | bench | dist`. This file only reads the command line; each command has a
+//! The project's commands: `cargo xtask demo | test | lab | bench | fuzz | dist`. This file only reads the command line; each command has a
 //! module of its own. Nothing in xtask is part of the product.
 
 mod apt;
 mod bench;
 mod command;
 mod dist;
+mod fuzz;
 mod lab;
 mod test;
 
@@ -40,6 +41,8 @@ enum Task {
     Lab(lab::Args),
     /// Side-by-side benchmarks
     Bench(bench::Args),
+    /// Search for inputs that break what must hold: libFuzzer over the fuzz targets
+    Fuzz(fuzz::Args),
     /// Build target/dist/splitd_VERSION_amd64.deb
     Dist,
 }
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Task::Bench(args) => bench::run(args),
         Task::Test { no_lab, yes } => test::run(no_lab, yes),
         Task::Lab(args) => lab::run(args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Dist => dist::build().map(|path| println!("{}", path.display())),
     };
     match done {
