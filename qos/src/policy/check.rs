@@ -27,8 +27,9 @@ pub(super) fn check(policy: &Policy, faults: &mut Vec<Fault>) {
         if let Some(class) = domain.class.as_ref().filter(|class| !policy.classes.contains_key(*class)) {
             note(domain.at, "domain.class", class, Rule::UnknownClass(classes()));
         }
-        // Its burst may belong to a cap of its class.
-        let class = domain.class.as_ref().and_then(|class| policy.classes.get(class));
+        // Its burst may belong to a cap of its class, its reservation be above one; without a class of its own it has the default one.
+        let class = domain.class.as_ref().or(policy.default_class.as_ref().map(|class| &class.value));
+        let class = class.and_then(|class| policy.classes.get(class));
         check_limits(&domain.disk.over(class.map(|class| &class.disk)), "domain.disk", &mut note);
         for (disk, rule) in &domain.disks {
             check_limits(&rule.limits, &format!("domain.disk.{disk}"), &mut note);

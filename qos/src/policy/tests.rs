@@ -279,6 +279,20 @@ fn every_rule_is_an_error_of_its_own() {
     }
 }
 
+/// What a domain sets has to go with the class that it has for want of another, too: a reservation above that one's cap could never be
+/// kept, and a burst may belong to it.
+#[test]
+fn a_domain_without_a_class_is_checked_with_the_default_one() {
+    let head = "version = 1\n[defaults]\nclass = \"a\"\n[class.a.disk]\ntotal_iops_max = 100\n[[domain]]\nmatch.name = \"d\"\n";
+    let faults = parse(&format!("{head}disk.reserve = {{ iops = 5000 }}\n")).unwrap_err();
+    let told = "8:18: domain.disk.reserve = 5000: a reservation is at most every cap; total_iops_max is 100";
+    assert_eq!(faults.iter().map(ToString::to_string).collect::<Vec<_>>(), [told]);
+    let policy = parse(&format!("{head}disk.burst = {{ total_iops = 400, length = \"1s\" }}\n")).unwrap();
+    let rules = policy.disk(who("d"), "xvda", 51712, None);
+    let cap = rules.domain_caps[Cap::TotalIops as usize].clone().unwrap().value;
+    assert_eq!((cap.rate, cap.burst_rate), (100, Some(400)));
+}
+
 /// All faults are told at once, in the file's order.
 #[test]
 fn all_faults_at_once() {
