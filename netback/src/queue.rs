@@ -15,6 +15,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use worker::clock::monotonic_ns;
 use worker::log_limit::LogLimit;
 use worker::message::VifFeatures;
 use worker::wake::{self, Bell, Want};
@@ -22,6 +23,7 @@ use xen_ring::{BackRing, Overrun};
 use xenbus::hv::{EventChannel, GrantCopy, GrantTable, Pending};
 use xenbus::memory::LocalMemory;
 
+use crate::caps::Limits;
 use crate::figures::{Counter, Figures};
 use crate::hash::Hash;
 use crate::kept::Kept;
@@ -113,7 +115,7 @@ struct FromGuest<M> {
     copies: Vec<GrantCopy>,
     /// End of what the arena holds.
     end: usize,
-    /// When the guest may send again.
+    /// When the guest may send again, under its caps.
     credit_at_ns: Option<u64>,
     blocked: bool,
 }
@@ -152,6 +154,8 @@ struct ToGuest<M> {
     /// Since when slots have been lacking, without one frame given in between.
     short_since_ns: Option<u64>,
     stalled: bool,
+    /// When the tap may be read again, under the guest's caps.
+    capped_until_ns: Option<u64>,
     /// The tap had nothing more.
     drained: bool,
 }
@@ -177,6 +181,8 @@ pub(crate) struct Queue<G: GrantTable, E> {
     log: LogLimit,
     from_guest: FromGuest<G::Mapping>,
     to_guest: ToGuest<G::Mapping>,
+    /// What this turn goes by.
+    limits: Limits,
     empty_wakeups: u32,
     held_since_ns: Option<u64>,
     now_ns: u64,
@@ -211,7 +217,8 @@ impl<G: GrantTable, E: EventChannel> Serve for Queue<G, E> {
 
     /// A batch each way.
     fn turn(&mut self) -> Result<Next, Stop> {
-        self.now_ns = self.shared.now_ns();
+        self.now_ns = monotonic_ns();
+        self.shared.caps.look(&mut self.limits, self.now_ns);
         self.worked = false;
         let mut notify = [false; 2];
         notify[TX] = self.send()?;
@@ -230,7 +237,8 @@ impl<G: GrantTable, E: EventChannel> Serve for Queue<G, E> {
             self.figures.add(Counter::EmptyWakeups, 1);
         }
         let storm = self.acknowledge()?;
-        Ok(Next::Wait([storm, self.credit_wait(), self.slot_wait()].into_iter().flatten().min()))
+        let waits = [storm, self.credit_wait(), self.slot_wait(), self.cap_wait()];
+        Ok(Next::Wait(waits.into_iter().flatten().min()))
     }
 
     fn wait(&mut self, limit: Option<Duration>) -> Result<(), Stop> {

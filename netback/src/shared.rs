@@ -1,14 +1,13 @@
-//! What all queues of a vif look at: settings that may change, the guest's multicast addresses, the credit, who is stalled. Knows
+//! What all queues of a vif look at: settings that may change, the guest's multicast addresses, the caps, who is stalled. Knows
 //! nothing of rings.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicUsize, Ordering};
-use std::time::Instant;
 
 use parking_lot::RwLock;
 use worker::message::{IpRange, VifSettings};
 
-use crate::credit::Credit;
+use crate::caps::Caps;
 use crate::headers::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use crate::steering::Words;
 
@@ -25,7 +24,7 @@ struct Senders {
 /// The vif.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) credit: Credit,
+    pub(crate) caps: Caps,
     filter_multicast: AtomicBool,
     xdp_headroom: AtomicU16,
     multicast: RwLock<Vec<[u8; 6]>>,
@@ -38,13 +37,12 @@ pub(crate) struct Shared {
     pub(crate) stalled: AtomicUsize,
     /// Queues that serve.
     pub(crate) serving: AtomicU32,
-    started: Instant,
 }
 
 impl Shared {
-    pub(crate) fn new(settings: &VifSettings, words: Words) -> Self {
+    pub(crate) fn new(settings: &VifSettings, words: Words, caps: Caps) -> Self {
         let shared = Self {
-            credit: Credit::default(),
+            caps,
             filter_multicast: AtomicBool::default(),
             xdp_headroom: AtomicU16::default(),
             multicast: RwLock::default(),
@@ -54,14 +52,13 @@ impl Shared {
             words,
             stalled: AtomicUsize::default(),
             serving: AtomicU32::default(),
-            started: Instant::now(),
         };
         shared.set(settings);
         shared
     }
 
     pub(crate) fn set(&self, settings: &VifSettings) {
-        self.credit.set(settings.rate);
+        self.caps.set(settings);
         self.filter_multicast.store(settings.multicast_control, Ordering::Relaxed);
         self.xdp_headroom.store(settings.xdp_headroom, Ordering::Relaxed);
         self.finish_checksums.store(settings.finish_checksums, Ordering::Relaxed);
@@ -82,11 +79,6 @@ impl Shared {
     /// What frames to the guest are hashed by.
     pub(crate) fn words(&self) -> &Words {
         &self.words
-    }
-
-    /// One clock for all queues.
-    pub(crate) fn now_ns(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// Passes on multicast for an address, or no more; false if the guest has too many.
@@ -147,11 +139,14 @@ mod tests {
     use super::*;
     use crate::headers::tests::frame;
 
+    fn new(settings: &VifSettings) -> Shared {
+        Shared::new(settings, Words::private(), Caps::default())
+    }
+
     /// B4's multicast control: 64 addresses, no more; broadcast and the guest's own pass.
     #[test]
     fn multicast_is_filtered_when_asked() {
-        let shared =
-            Shared::new(&VifSettings { multicast_control: true, ..VifSettings::default() }, Words::private());
+        let shared = new(&VifSettings { multicast_control: true, ..VifSettings::default() });
         let mut to_group = frame(0, false, false, b"");
         to_group[..6].copy_from_slice(&[1, 0, 0x5e, 0, 0, 1]);
         assert!(
@@ -175,7 +170,7 @@ mod tests {
         let only_mac = Some([2, 0, 0, 0, 0, 2]);
         let only_ips = vec!["10.0.0.1".parse().unwrap(), "fdfd:fdfd::/32".parse().unwrap()];
         let settings = VifSettings { only_mac, only_ips, ..VifSettings::default() };
-        let shared = Shared::new(&settings, Words::private());
+        let shared = new(&settings);
         let with = |is_v6: bool, changes: &[(usize, u8)]| {
             let mut frame = frame(0, is_v6, false, b"x");
             changes.iter().for_each(|&(at, value)| frame[at] = value);

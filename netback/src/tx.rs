@@ -42,6 +42,12 @@ impl Frame {
     pub fn fragments(&self) -> &[Fragment] {
         self.fragments.get(..self.nr_fragments).unwrap_or_default()
     }
+
+    /// Packets that it is on the wire.
+    #[must_use]
+    pub fn nr_packets(&self) -> u64 {
+        self.gso.map_or(1, |gso| gso.nr_packets(self.len.into()))
+    }
 }
 
 /// What the slots from the first on are.

@@ -166,6 +166,14 @@ impl Gso {
         (size != 0).then_some(Self { size, ipv6 })
     }
 
+    /// Packets that a frame of so many bytes is to be cut into.
+    #[must_use]
+    pub fn nr_packets(self, len_bytes: usize) -> u64 {
+        // Ethernet, IP, TCP, each at its shortest.
+        let headers_len = 14 + if self.ipv6 { 40 } else { 20 } + 20;
+        len_bytes.saturating_sub(headers_len).div_ceil(usize::from(self.size.max(1))).max(1) as u64
+    }
+
     /// The extra info that says so.
     #[must_use]
     pub fn extra(self) -> Extra {
@@ -215,6 +223,14 @@ mod tests {
         let rx = RxRequest::read(&[1, 2, 0xff, 0xff, 3, 4, 5, 6]);
         assert_eq!((rx.id, rx.gref), (0x0201, 0x0605_0403));
         assert_eq!(rx_response(1, 2, 3, -3), [1, 0, 2, 0, 3, 0, 0xfd, 0xff]);
+    }
+
+    /// As many as there are segments, one at least; a frame without payload is one, too.
+    #[test]
+    fn uncut_tcp_is_several_packets() {
+        let gso = |size, ipv6| Gso { size, ipv6 };
+        assert_eq!((gso(1448, false).nr_packets(54 + 1448), gso(1448, false).nr_packets(55 + 1448)), (1, 2));
+        assert_eq!((gso(1428, true).nr_packets(74 + 42 * 1428), gso(1, true).nr_packets(60)), (42, 1));
     }
 
     /// A GSO extra goes out as it came in; size 0 and unknown types are none.

@@ -45,7 +45,9 @@ pub struct Clocks<'a> {
 }
 
 impl Bucket {
-    fn of(units_per_s: u64, slack_ns: u64) -> Self {
+    /// Of a rate, and how long a pause may be made up for at once.
+    #[must_use]
+    pub fn of(units_per_s: u64, slack_ns: u64) -> Self {
         let second = u128::from(1_000_000_000 * TICKS_PER_NS) << FRACTION;
         let unit = second / u128::from(units_per_s.max(1));
         Self {
@@ -61,6 +63,28 @@ impl Bucket {
     /// From when on, in ticks, something may pass.
     fn ready_at(self, clock: &AtomicU64) -> u64 {
         if self.unit == 0 { 0 } else { clock.load(Relaxed).saturating_sub(self.slack) }
+    }
+
+    /// Something is limited.
+    #[must_use]
+    pub const fn is_set(&self) -> bool {
+        self.unit != 0
+    }
+
+    /// From when on, in ns, something may pass, for whoever has this one clock alone.
+    #[must_use]
+    pub fn ready_at_ns(self, clock: &AtomicU64) -> u64 {
+        self.ready_at(clock).div_ceil(TICKS_PER_NS)
+    }
+
+    /// Likewise: what passes at `now_ns` is paid for.
+    pub fn charge_at_ns(self, clock: &AtomicU64, units: u64, now_ns: u64) {
+        self.charge(clock, units, now_ns.saturating_mul(TICKS_PER_NS));
+    }
+
+    /// What was charged at another rate may have the clock far ahead; from now on it owes a window of this one at most.
+    pub fn take_over(self, clock: &AtomicU64, now_ns: u64) {
+        clock.fetch_min(now_ns.saturating_mul(TICKS_PER_NS).saturating_add(self.slack), Relaxed);
     }
 
     fn charge(self, clock: &AtomicU64, units: u64, now: u64) {
@@ -98,7 +122,7 @@ impl Limit {
     /// Something is limited.
     #[must_use]
     pub const fn is_set(&self) -> bool {
-        self.sustained.unit != 0
+        self.sustained.is_set()
     }
 
     /// From when on, in ns, something may pass; at most `now_ns` if it may now.

@@ -14,7 +14,7 @@ mod sla;
 mod units;
 
 pub use fault::{Fault, Place, Rule};
-pub use limits::cap_value;
+pub use limits::{cap_value, net_cap_value};
 pub use read::parse;
 pub use units::time_ns;
 
@@ -72,6 +72,44 @@ impl Cap {
     }
 }
 
+/// How many caps a network interface has.
+pub const NR_NET_CAPS: usize = 4;
+
+/// A network interface's caps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NetCap {
+    /// Bits each second from the guest.
+    Tx,
+    /// Bits each second to it.
+    Rx,
+    /// Packets each second from the guest.
+    TxPackets,
+    /// Packets each second to it.
+    RxPackets,
+}
+
+impl NetCap {
+    /// All of them, each at its own index.
+    pub const ALL: [Self; NR_NET_CAPS] = [Self::Tx, Self::Rx, Self::TxPackets, Self::RxPackets];
+
+    /// As the policy file calls it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tx => "tx_max",
+            Self::Rx => "rx_max",
+            Self::TxPackets => "tx_pps_max",
+            Self::RxPackets => "rx_pps_max",
+        }
+    }
+
+    /// Counts packets rather than bits.
+    #[must_use]
+    pub const fn is_packets(self) -> bool {
+        matches!(self, Self::TxPackets | Self::RxPackets)
+    }
+}
+
 /// Something set, with its place. The value of a limit is `None` where `"none"` lifts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Set<T> {
@@ -97,8 +135,8 @@ pub struct DiskLimits {
 /// Limits of network interfaces, as one table sets them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetLimits {
-    /// Bits each second from the guest.
-    pub tx_bits: Option<Set<Option<u64>>>,
+    /// By [`NetCap`].
+    pub caps: [Option<Set<Option<u64>>>; NR_NET_CAPS],
     /// Time of a window in which that much may pass at once, ns.
     pub burst_ns: Option<Set<u64>>,
 }
@@ -112,6 +150,8 @@ pub struct Class {
     pub disk: DiskLimits,
     /// What is promised of the reservation.
     pub sla: Option<Set<Sla>>,
+    /// For all interfaces of a domain together.
+    pub net: NetLimits,
 }
 
 /// What a contract says of a reservation. Parts are parts of a million.
@@ -171,6 +211,8 @@ pub struct Domain {
     pub disk: DiskLimits,
     /// By name or glob of a disk.
     pub disks: Vec<(String, DiskRule)>,
+    /// For all its interfaces together.
+    pub net: NetLimits,
     /// By number of an interface.
     pub nets: BTreeMap<u32, NetLimits>,
 }

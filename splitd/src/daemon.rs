@@ -139,7 +139,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             _ = interrupt.recv() => break,
             // The outcome is in the log.
             _ = hangup.recv() => drop(daemon.reload()),
-            _ = expiry.tick() => daemon.host.limits.expire(),
+            _ = expiry.tick() => {
+                if daemon.host.limits.expire() {
+                    daemon.tell_interfaces();
+                }
+            }
         }
     }
     info!("ending; workers go on");
@@ -353,10 +357,14 @@ impl Daemon {
 
     fn reload(self: &Rc<Self>) -> Result<Value, String> {
         let outcome = self.host.limits.reload();
-        // Interfaces are told by their tasks.
+        self.tell_interfaces();
+        outcome
+    }
+
+    /// Workers of interfaces are told of other limits by their tasks.
+    fn tell_interfaces(self: &Rc<Self>) {
         let known: Vec<_> = self.devices.borrow().keys().copied().collect();
         known.into_iter().filter(|id| id.kind == Kind::Vif).for_each(|id| self.touch(id));
-        outcome
     }
 
     /// The device that an operator names.
@@ -474,6 +482,7 @@ impl Answers for Rc<Daemon> {
             Verb::PolicyExplain { domain } => self.host.limits.explain(domain.as_deref()),
             Verb::Qos { domain, change } => {
                 self.host.limits.set(&domain, &change)?;
+                self.tell_interfaces();
                 self.host.limits.explain(Some(&domain))
             }
             Verb::HotplugAdd { path } => {

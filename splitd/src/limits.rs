@@ -1,5 +1,5 @@
-//! The policy in force: read at the start, replaced as a whole or not at all, written out for every disk's worker. Knows nothing of
-//! devices' states, nor how limits are kept.
+//! The policy in force: read at the start, replaced as a whole or not at all, written out for every disk's worker and told to every
+//! interface's. Knows nothing of devices' states, nor how limits are kept.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,11 +15,11 @@ use qos::cost::Prices;
 use qos::page::Rules;
 use qos::planner::Standing;
 use qos::policy::effective::{DiskRules, Override, Who};
-use qos::policy::{self, Cap, Fault, Model, Policy};
+use qos::policy::{self, Cap, Fault, Model, NetCap, Policy};
 use serde_json::{Value, json};
 use tracing::{error, info, warn};
 use worker::clock::monotonic_ns;
-use worker::message::{QosFiles, VifRate};
+use worker::message::QosFiles;
 
 use crate::arbiter::{Arbiter, Member};
 use crate::id::DeviceId;
@@ -29,13 +29,15 @@ mod accounts;
 mod explain;
 pub(crate) mod pages;
 mod parties;
+mod vifs;
+
+pub(crate) use explain::rows;
+pub use vifs::Vif;
 
 /// Longest policy file.
 const FILE_LEN_MAX: u64 = 4 << 20;
 /// Below the run directory.
 const ACCOUNTS: &str = "accounts";
-/// The window of an interface's rate where none is set, as with `xl`.
-const VIF_WINDOW_NS: u64 = 50_000_000;
 /// Longest time that an operator may set something for.
 const TTL_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
@@ -65,6 +67,7 @@ struct State {
     policy: Policy,
     generation: u64,
     disks: BTreeMap<DeviceId, Disk>,
+    vifs: BTreeMap<DeviceId, Vif>,
     /// Domains that have gone and may owe.
     retired: BTreeSet<String>,
     /// By a domain's name.
@@ -189,6 +192,7 @@ impl Limits {
             policy,
             generation: 1,
             disks: BTreeMap::new(),
+            vifs: BTreeMap::new(),
             retired: BTreeSet::new(),
             temporary: BTreeMap::new(),
         };
@@ -220,17 +224,6 @@ impl Limits {
         self.run_dir.join(ACCOUNTS).join(format!("domain-{}", file_name(uuid)))
     }
 
-    /// What a guest may send through an interface, if the policy says so.
-    pub fn vif_rate(&self, name: Option<&str>, uuid: &str, number: u32) -> Option<VifRate> {
-        let state = self.state.borrow();
-        let net = state.policy.net(Who { uuid: Some(uuid), name }, number);
-        let bytes_per_s = net.tx_bits?.value / 8;
-        let window_us = net.burst_ns.unwrap_or(VIF_WINDOW_NS) / 1000;
-        let window_len_bytes = u128::from(bytes_per_s) * u128::from(window_us) / 1_000_000;
-        let window_len_bytes = u64::try_from(window_len_bytes).unwrap_or(u64::MAX).max(1);
-        Some(VifRate { window_len_bytes, window_us })
-    }
-
     /// A disk's target is open: from now on it has its share of the device beneath.
     pub fn place(&self, id: DeviceId, place: Place) -> Result<(), String> {
         let mut state = self.state.borrow_mut();
@@ -253,15 +246,19 @@ impl Limits {
         Ok(())
     }
 
-    /// The disk is gone.
+    /// The device is gone.
     pub fn leave(&self, id: DeviceId) {
         self.arbiter.leave(id);
         let state = &mut *self.state.borrow_mut();
         state.retired.extend(state.disks.remove(&id).map(|disk| disk.uuid));
-        let (disks, now_ns) = (&state.disks, monotonic_ns());
+        state.retired.extend(state.vifs.remove(&id).map(|vif| vif.uuid));
+        let (disks, vifs, now_ns) = (&state.disks, &state.vifs, monotonic_ns());
         state.retired.retain(|uuid| {
-            let is_back = disks.values().any(|disk| disk.uuid == *uuid);
-            !is_back && !accounts::remove_settled(&self.domain_account(uuid), now_ns)
+            let mut present = disks.values().map(|disk| &disk.uuid).chain(vifs.values().map(|vif| &vif.uuid));
+            let is_back = present.any(|other| other == uuid);
+            let settled = |path: PathBuf| accounts::remove_settled(&path, now_ns);
+            // Each of them, whatever becomes of the other.
+            !is_back && !(settled(self.domain_account(uuid)) & settled(self.net_account(uuid)))
         });
     }
 
@@ -290,7 +287,7 @@ impl Limits {
             info!("policy {generation}: {change}");
         }
         if changes.is_empty() {
-            info!("policy {generation}: nothing changes for the disks that are there");
+            info!("policy {generation}: nothing changes for the devices that are there");
         }
         if !failed.is_empty() {
             return Err(failed.join("\n"));
@@ -327,8 +324,7 @@ impl Limits {
                 over.weight = Some(weight);
             }
             for text in &change.caps {
-                let (cap, value) = cap_of(text)?;
-                over.caps[cap as usize] = Some(value);
+                set_cap(text, &mut over)?;
             }
             let until = ttl.map(|ttl| Instant::now() + ttl);
             info!(domain = name, ?over, ?ttl, "set by splitctl");
@@ -338,8 +334,8 @@ impl Limits {
         if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
     }
 
-    /// What was set for a while and is over.
-    pub fn expire(&self) {
+    /// What was set for a while and is over; whether there was something.
+    pub fn expire(&self) -> bool {
         let now = Instant::now();
         let over = |t: &Temporary| t.until.is_some_and(|until| until <= now);
         let ended: Vec<String> = {
@@ -350,25 +346,28 @@ impl Limits {
             ended
         };
         if ended.is_empty() {
-            return;
+            return false;
         }
         info!("over, the policy file holds again: {}", ended.join(", "));
         for trouble in self.write_pages() {
             error!("ALARM: {trouble}");
         }
+        true
     }
 
-    /// The name of a domain that has disks here, by name or number.
+    /// The name of a domain that has devices here, by name or number.
     fn domain_name(&self, domain: &str) -> Result<String, String> {
         let state = self.state.borrow();
         let number = domain.parse::<u16>().ok();
-        let is_it = |(id, disk): &(&DeviceId, &Disk)| {
-            disk.name.as_deref() == Some(domain) || number == Some(id.frontend.0)
+        let disks = state.disks.iter().map(|(id, disk)| (id, &disk.name));
+        let mut devices = disks.chain(state.vifs.iter().map(|(id, vif)| (id, &vif.name)));
+        let is_it = |(id, name): &(&DeviceId, &Option<String>)| {
+            name.as_deref() == Some(domain) || number == Some(id.frontend.0)
         };
-        let found = state.disks.iter().find(is_it).ok_or_else(|| {
-            format!("domain is {domain:?}: it has no disk that splitd serves; splitctl list shows all")
+        let (_, name) = devices.find(is_it).ok_or_else(|| {
+            format!("domain is {domain:?}: it has nothing that splitd serves; splitctl list shows all")
         })?;
-        found.1.name.clone().ok_or_else(|| format!("domain {domain} has no name"))
+        name.clone().ok_or_else(|| format!("domain {domain} has no name"))
     }
 }
 
@@ -396,13 +395,21 @@ fn ttl(text: &str) -> Result<Duration, String> {
     Ok(ttl)
 }
 
-fn cap_of(text: &str) -> Result<(Cap, Option<u64>), String> {
-    let names = || Cap::ALL.map(Cap::name).join(", ");
-    let refuse = || format!("cap is {text:?}: allowed is NAME=VALUE, where NAME is one of {}", names());
+fn set_cap(text: &str, over: &mut Override) -> Result<(), String> {
+    let names = || Cap::ALL.map(Cap::name).into_iter().chain(NetCap::ALL.map(NetCap::name));
+    let refuse = || {
+        let names = names().collect::<Vec<_>>().join(", ");
+        format!("cap is {text:?}: allowed is NAME=VALUE, where NAME is one of {names}")
+    };
     let (name, value) = text.split_once('=').ok_or_else(refuse)?;
-    let cap = Cap::ALL.into_iter().find(|cap| cap.name() == name).ok_or_else(refuse)?;
-    let value = policy::cap_value(cap, value).map_err(|rule| format!("cap is {text:?}: {rule}"))?;
-    Ok((cap, value))
+    let told = |rule: policy::Rule| format!("cap is {text:?}: {rule}");
+    if let Some(cap) = Cap::ALL.into_iter().find(|cap| cap.name() == name) {
+        over.caps[cap as usize] = Some(policy::cap_value(cap, value).map_err(told)?);
+    } else {
+        let cap = NetCap::ALL.into_iter().find(|cap| cap.name() == name).ok_or_else(refuse)?;
+        over.net_caps[cap as usize] = Some(policy::net_cap_value(cap, value).map_err(told)?);
+    }
+    Ok(())
 }
 
 /// What was accepted, for the next start.

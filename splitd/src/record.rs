@@ -236,6 +236,7 @@ mod tests {
             run_dir: "/run/splitd/vif-5-0".into(),
             uid: None,
             settings: worker::message::VifSettings::default(),
+            accounts: None,
         }));
         record.connect = Some(Connection::Vif(ConnectVif {
             connection: 7,

@@ -174,8 +174,13 @@ const VIF: &[Family] = &[
     plain("xen_netback_notifies_total", "Events sent to the guest", &[("notifies", "")]),
     plain(
         "xen_netback_credit_waits_total",
-        "Times that the guest's rate held it back",
+        "Times that the guest's rate or another cap held it back",
         &[("credit_waits", "")],
+    ),
+    plain(
+        "xen_netback_rx_cap_waits_total",
+        "Times that a cap kept frames for the guest waiting",
+        &[("rx_cap_waits", "")],
     ),
     plain(
         "xen_netback_slot_waits_total",

@@ -22,6 +22,7 @@ pub mod sandbox;
 pub mod start;
 #[allow(unsafe_code)]
 pub mod uring;
+pub mod vif_caps;
 #[allow(unsafe_code)]
 pub mod wake;
 pub mod written;

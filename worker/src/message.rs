@@ -30,6 +30,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use crate::ip_range::IpRange;
+pub use crate::vif_caps::{VifCap, VifCaps, VifRate};
 
 /// This build's version of the protocol. A peer that is one older is understood.
 pub const VERSION: u32 = 3;
@@ -221,6 +222,18 @@ pub struct OpenVif {
     pub uid: Option<u32>,
     /// What holds from the start.
     pub settings: VifSettings,
+    /// Where is accounted for what it carries; a splitd of the version before knows none.
+    #[serde(default)]
+    pub accounts: Option<VifAccounts>,
+}
+
+/// Files that outlive the worker, and say what was carried of what may be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VifAccounts {
+    /// The interface's own.
+    pub own: PathBuf,
+    /// That which all interfaces of its domain share.
+    pub domain: PathBuf,
 }
 
 /// What carries a vif's frames on our side. Every frame is preceded by the 12 bytes of `struct virtio_net_hdr_v1`.
@@ -236,8 +249,11 @@ pub enum Link {
 /// What may change while a vif is served.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VifSettings {
-    /// What the guest may send, over all queues (`rate`); `None` is without limit.
+    /// What the guest may send, over all queues, for a worker that knows no `caps`; `None` is without limit.
     pub rate: Option<VifRate>,
+    /// Everything that limits it, over all queues; a splitd of the version before says `rate` alone.
+    #[serde(default)]
+    pub caps: Option<Box<VifCaps>>,
     /// `request-multicast-control`: only multicast that the guest asked for is passed to it.
     pub multicast_control: bool,
     /// `xdp-headroom`: bytes left free before a frame in the first slot given to the guest; 0 or at most 0x7fff.
@@ -249,15 +265,6 @@ pub struct VifSettings {
     /// Checksums that the guest leaves open are filled in before a frame goes to the link.
     #[serde(default)]
     pub finish_checksums: bool,
-}
-
-/// A credit of bytes for each window (`rate` is `bytes,usec`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VifRate {
-    /// Credit for each window.
-    pub window_len_bytes: u64,
-    /// Length of a window.
-    pub window_us: u64,
 }
 
 /// One queue of a network frontend.

@@ -1,6 +1,7 @@
 //! Orders about static grants, carried out: the guest's list copied, looked at, and its pages mapped or unmapped. A list is added whole
 //! or not at all, whoever is to blame. Knows nothing of how a queue uses the pages.
 
+use worker::clock::monotonic_ns;
 use xenbus::GrantRef;
 use xenbus::hv::{Access, Direction, EventChannel, GrantTable, MapError};
 
@@ -62,7 +63,7 @@ impl<G: GrantTable, E: EventChannel> Control<G, E> {
                 // What was mapped goes again.
                 Err(MapError::BadGrant) => return None,
                 Err(why) => {
-                    if let Some(suppressed) = self.log.admit(self.parts.shared.now_ns()) {
+                    if let Some(suppressed) = self.log.admit(monotonic_ns()) {
                         tracing::warn!(?why, suppressed, "static grants could not be mapped");
                     }
                     return None;

@@ -12,6 +12,7 @@ use xen_ring::{BackRing, Indices, SharedMemory};
 use xenbus::hv::{EventChannel, GrantTable};
 
 use super::{Channel, FromGuest, Queue, RX, TX, ToGuest};
+use crate::caps::Limits;
 use crate::figures::{Counter, Figures};
 use crate::kept::{Kept, Place, Side, Unusable};
 use crate::shared::Shared;
@@ -131,6 +132,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             log: LogLimit::default(),
             from_guest,
             to_guest,
+            limits: Limits::default(),
             empty_wakeups: 0,
             held_since_ns: None,
             now_ns: 0,

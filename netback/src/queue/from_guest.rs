@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use worker::clock::monotonic_ns;
 use xen_ring::BackRing;
 use xenbus::GrantRef;
 use xenbus::hv::{Direction as Way, EventChannel, GrantCopy, GrantStatus, GrantTable};
@@ -61,7 +62,9 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
                 if from.copies.len() + MAX_FRAGMENTS > MAX_COPIES || !has_room(from.end, frame) {
                     break;
                 }
-                if let Err(at_ns) = self.shared.credit.take(frame.len, self.now_ns) {
+                let (len, nr_packets) = (usize::from(frame.len), frame.nr_packets());
+                let taken = self.shared.caps.take(&self.limits, Way::FromGuest, len, nr_packets, self.now_ns);
+                if let Err(at_ns) = taken {
                     from.credit_at_ns = Some(at_ns);
                     self.figures.add(Counter::CreditWaits, 1);
                     break;
@@ -218,7 +221,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             return Ok(false);
         }
         if from.parsed < from.taken.len() {
-            return Ok(from.credit_at_ns.is_none_or(|at_ns| at_ns <= self.shared.now_ns()));
+            return Ok(from.credit_at_ns.is_none_or(|at_ns| at_ns <= monotonic_ns()));
         }
         Ok(from.ring.final_check()?)
     }

@@ -1,5 +1,6 @@
 //! Frames from the tap to the guest, a batch at a time. Never more is held than the arena; what waits for slots for long is dropped
-//! (XSA-392, XSA-424), and a guest without slots for very long has its link taken down. Knows nothing of the other way.
+//! (XSA-392, XSA-424), and a guest without slots for very long has its link taken down. While a cap is used up the tap is not read:
+//! what waits, waits there, and what the tap has no room for it drops. Knows nothing of the other way.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use xenbus::hv::{Direction as Way, EventChannel, GrantCopy, GrantStatus, GrantTa
 
 use super::{
     AGE_LOOK, ARENA_LEN, Cutting, Direction, Held, MAX_COPIES, MAX_FRAMES, PAGE_LEN, Queue, RX_POLL, Stop,
-    ToGuest,
+    ToGuest, until,
 };
 use crate::figures::Counter;
 use crate::hash;
@@ -22,10 +23,13 @@ use crate::rx::{Piece, Plan};
 use crate::static_grants::Pages;
 use crate::tap::Passed;
 use crate::vnet::{VNET_LEN, Vnet};
-use crate::wire::{NR_SLOTS, RX_SLOT_LEN, RxRequest, RxSlot};
+use crate::wire::{Gso, NR_SLOTS, RX_SLOT_LEN, RxRequest, RxSlot};
 
 /// The longest frame that a tap gives: 65,535 bytes and a VLAN tag.
 const LONGEST_LEN: usize = 17 * PAGE_LEN;
+/// Uncut TCP counts as packets with so much payload at least, the least that TCP is told to use: or whoever says that a frame is
+/// segments of one byte would use up another guest's packets with it.
+const LEAST_SEGMENT_LEN: u16 = 536;
 /// A frame that has waited so long for slots is of no use to anybody.
 const TOO_LATE_NS: u64 = 10_000_000_000;
 /// A guest without slots for so long does not work.
@@ -47,7 +51,22 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     /// Whether the tap is to be read at all.
     pub(super) fn wants_frames(&self) -> bool {
         let to = &self.to_guest;
-        to.short == 0 && to.cutting.is_none() && to.end + LONGEST_LEN <= ARENA_LEN
+        let is_capped = to.capped_until_ns.is_some();
+        to.short == 0 && to.cutting.is_none() && !is_capped && to.end + LONGEST_LEN <= ARENA_LEN
+    }
+
+    /// Whether the guest's caps let another frame in now.
+    fn may_receive(&mut self) -> bool {
+        let at_ns = self.shared.caps.ready_at_ns(&self.limits, Way::ToGuest);
+        if at_ns > self.now_ns {
+            self.to_guest.capped_until_ns = Some(at_ns);
+            self.figures.add(Counter::RxCapWaits, 1);
+        }
+        self.to_guest.capped_until_ns.is_none()
+    }
+
+    pub(super) fn cap_wait(&self) -> Option<Duration> {
+        self.to_guest.capped_until_ns.map(|at_ns| until(at_ns, self.now_ns))
     }
 
     /// With nothing held the arena is free, but for a frame that is being cut.
@@ -59,11 +78,12 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     }
 
     fn fill(&mut self) -> Result<(), Stop> {
+        self.to_guest.capped_until_ns = None;
         while self.to_guest.held.len() < MAX_FRAMES {
             if self.cut_one() {
                 continue;
             }
-            if !self.wants_frames() || self.to_guest.drained {
+            if !self.wants_frames() || self.to_guest.drained || !self.may_receive() {
                 break;
             }
             let to = &mut self.to_guest;
@@ -99,7 +119,13 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         }
         let hash = hash::of_frame(self.shared.words(), frame);
         let vnet = Vnet::read(&header).ok();
+        let nr_packets = vnet
+            .and_then(|vnet| vnet.gso)
+            .map_or(1, |gso| Gso { size: gso.size.max(LEAST_SEGMENT_LEN), ..gso }.nr_packets(len));
         let fit = vnet.map(|v| (v, offload::to_guest(v, frame, &features, Plan::first_slot_len(headroom))));
+        if matches!(fit, Some((_, Ok(_)))) {
+            self.shared.caps.charge(&self.limits, Way::ToGuest, len, nr_packets, self.now_ns);
+        }
         match fit {
             Some((vnet, Ok(offload::ToGuest::Whole(marks)))) => {
                 if vnet.partial.is_some() && !marks.csum_blank {
@@ -334,6 +360,7 @@ impl<M: xen_ring::SharedMemory> ToGuest<M> {
             short: 0,
             short_since_ns: None,
             stalled: false,
+            capped_until_ns: None,
             drained: false,
         })
     }

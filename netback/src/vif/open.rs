@@ -12,6 +12,7 @@ use xenbus::DomId;
 use xenbus::hv::{GrantTable, Hypervisor};
 
 use super::{Held, Vif};
+use crate::caps::Caps;
 use crate::control;
 use crate::figures::{self, Figures};
 use crate::kept::Kept;
@@ -65,7 +66,8 @@ where
         }
         let (steering, words) = steering(open.link, taps.first());
         let can_steer = open.link == Link::Wire || steering.is_some();
-        let shared = Arc::new(Shared::new(&open.settings, words));
+        let caps = Caps::open(open.accounts.as_ref()).map_err(|e| host("accounts", &e))?;
+        let shared = Arc::new(Shared::new(&open.settings, words, caps));
         let counters =
             counters::open(&open.run_dir.join("counters"), &figures::NAMES, open.max_queues.into())
                 .map_err(|e| host("counters file", &e))?;

@@ -2,7 +2,7 @@
 //! nothing of TOML.
 
 use super::fault::{Fault, Rule};
-use super::{Cap, DiskLimits, Match, Place, Policy, glob};
+use super::{Cap, DiskLimits, Match, NetLimits, Place, Policy, glob};
 
 pub(super) fn check(policy: &Policy, faults: &mut Vec<Fault>) {
     let mut note = |at: Place, key: &str, value: &str, rule: Rule| {
@@ -19,6 +19,7 @@ pub(super) fn check(policy: &Policy, faults: &mut Vec<Fault>) {
         {
             note(sla.at, &format!("class.{name}.sla"), "", Rule::SlaWithoutReserve);
         }
+        check_net_limits(&[&class.net], &format!("class.{name}.net"), &mut note);
     }
     for (name, customer) in &policy.customers {
         check_limits(&customer.disk, &format!("customer.{name}.disk"), &mut note);
@@ -33,6 +34,12 @@ pub(super) fn check(policy: &Policy, faults: &mut Vec<Fault>) {
         check_limits(&domain.disk.over(class.map(|class| &class.disk)), "domain.disk", &mut note);
         for (disk, rule) in &domain.disks {
             check_limits(&rule.limits, &format!("domain.disk.{disk}"), &mut note);
+        }
+        let of_class = class.map(|class| &class.net);
+        let together: Vec<_> = [&domain.net].into_iter().chain(of_class).collect();
+        check_net_limits(&together, "domain.net", &mut note);
+        for (number, limits) in &domain.nets {
+            check_net_limits(&[limits], &format!("domain.net.{number}"), &mut note);
         }
     }
     check_matches(policy, &mut note);
@@ -62,6 +69,15 @@ fn check_limits(limits: &DiskLimits, key: &str, note: &mut impl FnMut(Place, &st
             let rule = Rule::ReserveAboveCap { name: cap.name(), cap: limit };
             note(at, &format!("{key}.reserve"), &value.to_string(), rule);
         }
+    }
+}
+
+/// The first table's window is one of caps that stand in any of them.
+fn check_net_limits(tables: &[&NetLimits], key: &str, note: &mut impl FnMut(Place, &str, &str, Rule)) {
+    let has_cap = tables.iter().any(|limits| limits.caps.iter().any(Option::is_some));
+    if let Some(burst) = tables.first().and_then(|limits| limits.burst_ns).filter(|_| !has_cap) {
+        let rule = Rule::BurstWithoutCap("tx_max, rx_max, tx_pps_max or rx_pps_max");
+        note(burst.at, &format!("{key}.burst"), "", rule);
     }
 }
 

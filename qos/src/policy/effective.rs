@@ -3,7 +3,13 @@
 
 use serde::Serialize;
 
-use super::{Accounting, Cap, DEFAULT_WEIGHT, DiskLimits, Domain, Match, NR_CAPS, Policy, Set, Sla, glob};
+use super::{
+    Accounting, Cap, Class, DEFAULT_WEIGHT, DiskLimits, Domain, Match, NR_CAPS, NR_NET_CAPS, NetCap,
+    NetLimits, Policy, Set, Sla, glob,
+};
+
+/// The window of an interface's caps where none is set, as with `xl`.
+pub const DEFAULT_NET_WINDOW_NS: u64 = 50_000_000;
 
 /// A domain, as matches see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,13 +66,27 @@ pub struct DiskRules {
     pub accounting: Accounting,
 }
 
+/// A cap of network interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct NetCapRule {
+    /// Each second.
+    pub rate: u64,
+    /// Time of a window in which that much may pass at once, ns.
+    pub window_ns: u64,
+}
+
+/// Caps of one account, by [`NetCap`].
+pub type NetCaps = [Option<Told<NetCapRule>>; NR_NET_CAPS];
+
 /// What holds for a network interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetRules {
-    /// Bits each second from the guest.
-    pub tx_bits: Option<Told<u64>>,
-    /// Time of a window in which that much may pass at once, ns.
-    pub burst_ns: Option<u64>,
+    /// Which kind of tenant.
+    pub class: Option<String>,
+    /// Caps of the domain's interfaces together.
+    pub domain_caps: NetCaps,
+    /// Caps of this interface.
+    pub vif_caps: NetCaps,
 }
 
 /// What an operator set for a while.
@@ -74,8 +94,10 @@ pub struct NetRules {
 pub struct Override {
     /// Of the domain.
     pub weight: Option<u32>,
-    /// Of the domain, by [`Cap`]; `Some(None)` lifts.
+    /// Of the domain's disks, by [`Cap`]; `Some(None)` lifts.
     pub caps: [Option<Option<u64>>; NR_CAPS],
+    /// Of its interfaces, by [`NetCap`], likewise.
+    pub net_caps: [Option<Option<u64>>; NR_NET_CAPS],
 }
 
 impl DiskLimits {
@@ -129,6 +151,18 @@ fn caps_of(layers: &[Layer<'_, DiskLimits>], account: Option<&Override>) -> Caps
     })
 }
 
+fn net_caps_of(layers: &[Layer<'_, NetLimits>], account: Option<&Override>) -> NetCaps {
+    let window = layers.iter().rev().find_map(|layer| layer.limits.burst_ns);
+    let window_ns = window.map_or(DEFAULT_NET_WINDOW_NS, |set| set.value);
+    NetCap::ALL.map(|cap| {
+        let told = match account.and_then(|over| over.net_caps[cap as usize]) {
+            Some(rate) => Told { value: rate?, origin: "splitctl qos".to_owned() },
+            None => topmost(layers, |limits| limits.caps[cap as usize])?,
+        };
+        Some(Told { value: NetCapRule { rate: told.value, window_ns }, origin: told.origin })
+    })
+}
+
 fn weight_of(found: Option<(Set<u32>, String)>) -> Told<u32> {
     found.map_or_else(
         || Told { value: DEFAULT_WEIGHT, origin: "built in".to_owned() },
@@ -170,12 +204,16 @@ impl Policy {
             .or(self.default_class.as_ref().map(|class| class.value.as_str()))
     }
 
+    fn class<'a>(&'a self, domain: Option<&'a Domain>) -> Option<(&'a String, &'a Class)> {
+        self.class_name(domain).and_then(|name| self.classes.get_key_value(name))
+    }
+
     /// What holds for the disk `vdev` (`xvda`, and its number) of a domain.
     #[must_use]
     pub fn disk(&self, who: Who<'_>, vdev: &str, number: u32, over: Option<&Override>) -> DiskRules {
         let domain = self.domain(who);
         let class_name = self.class_name(domain);
-        let class = class_name.and_then(|name| self.classes.get_key_value(name));
+        let class = self.class(domain);
         let customer_name = self.customer(who);
         let customer = customer_name.and_then(|name| self.customers.get_key_value(name));
         let disk = domain.and_then(|domain| disk_rule(domain, vdev, number));
@@ -211,13 +249,20 @@ impl Policy {
 
     /// What holds for the interface `number` of a domain.
     #[must_use]
-    pub fn net(&self, who: Who<'_>, number: u32) -> NetRules {
-        let found = self.domain(who).and_then(|domain| Some((domain, domain.nets.get(&number)?)));
-        let Some((domain, limits)) = found else { return NetRules::default() };
-        let layer = Layer { limits, name: format!("{} net.{number}", domain_name(domain)) };
+    pub fn net(&self, who: Who<'_>, number: u32, over: Option<&Override>) -> NetRules {
+        let domain = self.domain(who);
+        let class = self.class(domain);
+        let of_class = class.map(|(name, class)| Layer { limits: &class.net, name: format!("class.{name}") });
+        let of_domain = domain.map(|domain| Layer { limits: &domain.net, name: domain_name(domain) });
+        let own = domain.and_then(|domain| {
+            let name = format!("{} net.{number}", domain_name(domain));
+            Some(Layer { limits: domain.nets.get(&number)?, name })
+        });
+        let layers: Vec<_> = of_class.into_iter().chain(of_domain).collect();
         NetRules {
-            tx_bits: topmost(&[layer], |limits| limits.tx_bits),
-            burst_ns: limits.burst_ns.map(|set| set.value),
+            class: self.class_name(domain).map(str::to_owned),
+            domain_caps: net_caps_of(&layers, over),
+            vif_caps: net_caps_of(own.as_slice(), None),
         }
     }
 }

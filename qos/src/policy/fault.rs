@@ -117,8 +117,8 @@ pub enum Rule {
     )]
     Disk(String),
     /// `net.X` where X is no number.
-    #[error("not the number of an interface, as in net.0")]
-    Vif,
+    #[error("neither a limit nor the number of an interface, as in net.0; limits are {0}")]
+    Vif(String),
     /// Known, and not kept by this version.
     #[error("this version does not enforce it, and what is not enforced is not accepted")]
     NotEnforced,

@@ -3,7 +3,7 @@
 use super::fault::Rule;
 use super::read::{Item, Reader};
 use super::units::{self, Unit};
-use super::{Cap, DiskLimits, DiskRule, Domain, NetLimits};
+use super::{Cap, DiskLimits, DiskRule, Domain, NetCap, NetLimits};
 
 const DISK_KEYS: [&str; 8] = [
     "read_iops_max",
@@ -15,12 +15,13 @@ const DISK_KEYS: [&str; 8] = [
     "burst",
     "reserve",
 ];
-const NET_KEYS: [&str; 2] = ["tx_max", "burst"];
+const NET_KEYS: [&str; 5] = ["tx_max", "rx_max", "tx_pps_max", "rx_pps_max", "burst"];
 
 /// The guest's kernel reports a hung task after 120 s; far below that, a full ring has to get through.
 const LEAST_IOPS: u64 = 10;
 const LEAST_BYTES: u64 = 64 << 10;
 const LEAST_BITS: u64 = 8_000;
+const LEAST_PACKETS: u64 = 10;
 
 const fn unit_of(cap: Cap) -> Unit {
     if cap.is_iops() { Unit::Operations } else { Unit::DiskBytes }
@@ -34,6 +35,20 @@ fn floor(cap: Cap, value: Option<u64>) -> Result<Option<u64>, Rule> {
 /// A cap's value as an operator writes it; `none` is `None`.
 pub fn cap_value(cap: Cap, text: &str) -> Result<Option<u64>, Rule> {
     floor(cap, units::amount(text, unit_of(cap))?)
+}
+
+const fn net_unit_of(cap: NetCap) -> Unit {
+    if cap.is_packets() { Unit::Operations } else { Unit::NetBits }
+}
+
+fn net_floor(cap: NetCap, value: Option<u64>) -> Result<Option<u64>, Rule> {
+    let (least, text) = if cap.is_packets() { (LEAST_PACKETS, "10") } else { (LEAST_BITS, "8Kb/s") };
+    if value.is_some_and(|value| value < least) { Err(Rule::Floor(text)) } else { Ok(value) }
+}
+
+/// An interface's, likewise.
+pub fn net_cap_value(cap: NetCap, text: &str) -> Result<Option<u64>, Rule> {
+    net_floor(cap, units::amount(text, net_unit_of(cap))?)
 }
 
 impl<'a> Reader<'a> {
@@ -125,14 +140,15 @@ impl<'a> Reader<'a> {
 
     /// False if the key is no limit of an interface.
     fn net_limit(&mut self, key: &str, item: &Item<'a>, limits: &mut NetLimits) -> bool {
-        match key {
-            "tx_max" => {
-                limits.tx_bits = self.amount(item, Unit::NetBits);
-                if limits.tx_bits.is_some_and(|set| set.value.is_some_and(|value| value < LEAST_BITS)) {
-                    self.fault(item, Rule::Floor("8Kb/s"));
-                }
+        if let Some(cap) = NetCap::ALL.into_iter().find(|cap| cap.name() == key) {
+            let set = self.amount(item, net_unit_of(cap));
+            if let Some(Err(rule)) = set.map(|set| net_floor(cap, set.value)) {
+                self.fault(item, rule);
             }
-            "rx_max" | "pps_max" => self.fault(item, Rule::NotEnforced),
+            limits.caps[cap as usize] = set;
+            return true;
+        }
+        match key {
             "burst" => {
                 limits.burst_ns = self.time(item);
                 let len_ns = limits.burst_ns.map_or(1_000_000, |set| set.value);
@@ -173,7 +189,7 @@ impl<'a> Reader<'a> {
         rule
     }
 
-    /// `net` of a `[[domain]]`, likewise.
+    /// `net` of a `[[domain]]`, likewise: of all interfaces together, and of single ones.
     pub(super) fn domain_nets(&mut self, item: &Item<'a>, domain: &mut Domain) {
         let Some(table) = self.table(item) else { return };
         for (key, item) in self.items(&table) {
@@ -181,8 +197,8 @@ impl<'a> Reader<'a> {
                 let mut limits = NetLimits::default();
                 self.net_limits(&item, &mut limits);
                 domain.nets.insert(number, limits);
-            } else {
-                self.fault(&item, Rule::Vif);
+            } else if !self.net_limit(&key, &item, &mut domain.net) {
+                self.fault(&item, Rule::Vif(NET_KEYS.join(", ")));
             }
         }
     }

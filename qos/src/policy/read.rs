@@ -284,10 +284,9 @@ impl<'a> Reader<'a> {
             match key.as_str() {
                 "weight" => class.weight = self.weight(&item),
                 "disk" => self.disk_limits(&item, &mut class.disk),
-                // Of a domain's interfaces together there is no account yet.
-                "net" => self.fault(&item, Rule::NotEnforced),
+                "net" => self.net_limits(&item, &mut class.net),
                 "sla" => class.sla = self.sla(&item),
-                _ => self.unknown(&item, &["weight", "disk", "sla"]),
+                _ => self.unknown(&item, &["weight", "disk", "net", "sla"]),
             }
         }
         Some(class)
@@ -302,6 +301,7 @@ impl<'a> Reader<'a> {
                 "weight" => customer.weight = self.weight(&item),
                 "disk" => self.disk_limits(&item, &mut customer.disk),
                 "domains" => customer.domains = self.globs(&item),
+                // Of all interfaces of a customer's domains together there is no account.
                 "net" => self.fault(&item, Rule::NotEnforced),
                 _ => self.unknown(&item, &["weight", "disk", "domains"]),
             }
@@ -353,6 +353,7 @@ impl<'a> Reader<'a> {
             weight: None,
             disk: super::DiskLimits::default(),
             disks: Vec::new(),
+            net: super::NetLimits::default(),
             nets: BTreeMap::new(),
         };
         for (key, item) in self.items(table) {

@@ -19,6 +19,7 @@ max_reserved = "80%"
 weight = 64
 [class.silver]
 weight = 256
+net = { rx_max = "500Mb/s" }
 [class.gold]
 weight = 1024
 [class.gold.disk]
@@ -42,7 +43,9 @@ class = "gold"
 match = { glob = "web-??" }
 class = "silver"
 disk.xvdb = { weight = 64, total_bytes_max = "50MB/s" }
-net.0 = { tx_max = "1Gb/s", burst = "50ms" }
+net.0 = { tx_max = "1Gb/s", burst = "20ms" }
+net.rx_pps_max = "20K"
+net.burst = "100ms"
 [[domain]]
 match = { name = "acme-db" }
 class = "gold"
@@ -68,7 +71,7 @@ fn a_whole_policy() {
     let cap = db.domain_caps[Cap::TotalIops as usize].clone().unwrap();
     // Its own cap leaves the class's burst behind: 40000 was a burst of 20000.
     assert_eq!((cap.value.rate, cap.value.burst_rate), (30_000, None));
-    assert_eq!(cap.origin, "domain \"acme-db\", line 42");
+    assert_eq!(cap.origin, "domain \"acme-db\", line 45");
     assert_eq!(db.customer_caps[Cap::TotalBytes as usize].clone().unwrap().value.rate, 1_000_000_000);
 
     let sla = db.sla.unwrap();
@@ -89,9 +92,18 @@ fn a_whole_policy() {
     assert_eq!((cap.rate, cap.burst_rate, cap.burst_len_ns), (20_000, Some(40_000), 60_000_000_000));
     assert_eq!(gold.reserve_iops.unwrap().value, 5000);
     assert_eq!(policy.disk(who("other"), "xvda", 51712, None).class.as_deref(), Some("bronze"));
-    let net = policy.net(who("web-01"), 0);
-    assert_eq!((net.tx_bits.unwrap().value, net.burst_ns), (1_000_000_000, Some(50_000_000)));
-    assert_eq!(policy.net(who("web-01"), 1), effective::NetRules::default());
+    let net = policy.net(who("web-01"), 0, None);
+    let told = |rate, window_ns, origin: &str| {
+        let value = effective::NetCapRule { rate, window_ns };
+        Some(effective::Told { value, origin: origin.to_owned() })
+    };
+    assert_eq!(net.vif_caps[0], told(1_000_000_000, 20_000_000, "domain \"web-??\" net.0, line 34"));
+    // The class's cap, and the domain's window for both.
+    assert_eq!(net.domain_caps[1], told(500_000_000, 100_000_000, "class.silver, line 14"));
+    assert_eq!(net.domain_caps[3], told(20_000, 100_000_000, "domain \"web-??\", line 35"));
+    let other = policy.net(who("web-01"), 1, None);
+    assert_eq!((other.vif_caps, other.domain_caps), (effective::NetCaps::default(), net.domain_caps));
+    assert_eq!(policy.net(who("other"), 0, None).class.as_deref(), Some("bronze"));
 }
 
 /// What an operator sets for a while is above the file, and "none" in the file lifts what is below it.
@@ -100,14 +112,19 @@ fn layers() {
     let mut over = Override { weight: Some(7), ..Override::default() };
     over.caps[Cap::TotalIops as usize] = Some(None);
     over.caps[Cap::ReadBytes as usize] = Some(Some(1 << 20));
+    over.net_caps = [Some(Some(9_000)), Some(None), None, None];
     let text = good()
-        + "[[domain]]\nmatch = { glob = \"lift-*\" }\nclass = \"gold\"\ndisk.write_bytes_max = \"none\"\n";
+        + "[[domain]]\nmatch = { glob = \"lift-*\" }\nclass = \"gold\"\ndisk.write_bytes_max = \"none\"\n\
+           net = { rx_max = \"1Gb/s\", tx_pps_max = 10 }\n";
     let policy = parse(&text).unwrap();
     let rules = policy.disk(who("lift-1"), "xvda", 51712, Some(&over));
     assert_eq!(rules.weights[1], effective::Told { value: 7, origin: "splitctl qos".to_owned() });
     assert_eq!(rules.domain_caps[Cap::TotalIops as usize], None);
     assert_eq!(rules.domain_caps[Cap::ReadBytes as usize].clone().unwrap().value.rate, 1 << 20);
     assert_eq!(rules.domain_caps[Cap::WriteBytes as usize], None);
+    let net = policy.net(who("lift-1"), 0, Some(&over));
+    let rates = net.domain_caps.map(|told| told.map(|told| told.value.rate));
+    assert_eq!(rates, [Some(9_000), None, Some(10), None]);
 }
 
 /// Each rule, with place, key and value.
@@ -192,6 +209,14 @@ fn every_rule_is_an_error_of_its_own() {
             format!("{net}tx_max = \"7Kb/s\"\n"),
             "4:7: domain.net.0.tx_max = \"7Kb/s\": too low: at least 8Kb/s",
         ),
+        (format!("{net}rx_pps_max = 9\n"), "4:7: domain.net.0.rx_pps_max = 9: too low: at least 10 is"),
+        (format!("{net}tx_pps_max = \"9Mb/s\"\n"), "4:7: domain.net.0.tx_pps_max = \"9Mb/s\": not an amount"),
+        (format!("{net}burst = \"1s\"\n"), "4:7: domain.net.0.burst: a burst needs tx_max, rx_max, "),
+        (format!("{head}[class.a.net]\nburst = \"1s\"\n"), "3:1: class.a.net.burst: a burst needs tx_max"),
+        (
+            format!("{head}[customer.a.net]\ntx_max = \"1Mb/s\"\n"),
+            "2:13: customer.a.net: this version does not",
+        ),
         (
             format!("{head}[device.auto]\nmax_reserved = \"101%\"\n"),
             "3:1: device.auto.max_reserved = \"101%\": allowed are percentages",
@@ -264,7 +289,7 @@ fn every_rule_is_an_error_of_its_own() {
         ),
         (
             format!("{domain}match.name = \"a\"\nnet.eth0 = {{}}\n"),
-            "4:5: domain.net.eth0 = {}: not the number of an interface",
+            "4:5: domain.net.eth0 = {}: neither a limit nor the number of an interface",
         ),
         (
             format!("{head}[customer.a]\ndomains = [\"x*\"]\n[customer.b]\ndomains = [\"*y\"]\n"),
@@ -315,6 +340,9 @@ proptest! {
             Ok(policy) => {
                 let rules = policy.disk(who(&name), "xvda", 51712, None);
                 prop_assert!(rules.weights.iter().all(|w| (1..=65_535).contains(&w.value)));
+                let net = policy.net(who(&name), 0, None);
+                let caps = net.domain_caps.iter().chain(&net.vif_caps).flatten();
+                prop_assert!(caps.into_iter().all(|told| told.value.rate > 0 && told.value.window_ns > 0));
             }
             Err(faults) => prop_assert!(!faults.is_empty()),
         }

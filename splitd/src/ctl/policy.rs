@@ -32,7 +32,7 @@ pub enum Policy {
     },
     /// Has splitd take the installed file: all of it, or nothing and the errors
     Reload,
-    /// What holds for a domain's disks, with the line of the file that each value comes from
+    /// What holds for a domain's disks and interfaces, with the line of the file that each value comes from
     Explain {
         /// By name or number; all if left out
         domain: Option<String>,
@@ -51,7 +51,7 @@ pub struct Qos {
     /// Its share, 1 to 65535
     #[arg(short, long, requires = "domain")]
     weight: Option<u32>,
-    /// NAME=VALUE as in the policy file, for all its disks together: total_iops_max=1000, write_bytes_max=50MB/s, …=none
+    /// NAME=VALUE as in the policy file, for all its disks or interfaces together: total_iops_max=1000, rx_max=50Mb/s, …=none
     #[arg(short, long, requires = "domain")]
     cap: Vec<String>,
     /// For how long: 10m, 2h; else until splitd ends
@@ -93,8 +93,7 @@ impl Policy {
                 if *json {
                     return Ok(with_version(result));
                 }
-                let rows = result.get("disks").and_then(Value::as_array).cloned().unwrap_or_default();
-                Ok(rows.iter().map(explained).collect())
+                Ok(limits::rows(&result).iter().map(explained).collect())
             }
         }
     }
@@ -117,7 +116,7 @@ impl Qos {
         if self.json {
             return Ok(with_version(result));
         }
-        let mut rows = result.get("disks").and_then(Value::as_array).cloned().unwrap_or_default();
+        let mut rows = limits::rows(&result);
         for row in &mut rows {
             row["weight"] = row.pointer("/weight/domain/value").cloned().unwrap_or_default();
             row["caps"] = json!(caps_in_short(row));
@@ -134,7 +133,7 @@ fn with_version(mut result: Value) -> String {
 /// Caps of a row: whose, which, how much, whence.
 fn caps_of(row: &Value) -> Vec<(String, String, u64, String)> {
     let mut found = Vec::new();
-    for whose in ["disk", "domain", "customer"] {
+    for whose in ["disk", "vif", "domain", "customer"] {
         let caps = row.pointer(&format!("/caps/{whose}")).and_then(Value::as_object);
         for (name, cap) in caps.into_iter().flatten() {
             let rate = cap.pointer("/value/rate").and_then(Value::as_u64).unwrap_or_default();
@@ -154,8 +153,10 @@ fn caps_in_short(row: &Value) -> String {
 
 fn explained(row: &Value) -> String {
     let word = |pointer: &str| table::word(row.pointer(pointer));
-    let mut text = format!("{} of {}\n", word("/device"), word("/domain"));
-    let _ = writeln!(text, "  class {}, customer {}", word("/class"), word("/customer"));
+    let mut text = format!("{} of {}\n  class {}", word("/device"), word("/domain"), word("/class"));
+    // An interface has no customer: there is no account of one's interfaces.
+    let customer = row.get("customer").map(|customer| format!(", customer {}", table::word(Some(customer))));
+    let _ = writeln!(text, "{}", customer.unwrap_or_default());
     if row.get("unresolved") == Some(&json!(true)) {
         let _ = writeln!(
             text,
@@ -165,7 +166,8 @@ fn explained(row: &Value) -> String {
     } else if row.get("shares").is_some_and(Value::is_string) {
         let _ = writeln!(text, "  on {}", word("/shares"));
     }
-    for whose in ["customer", "domain", "disk"] {
+    let weights = ["customer", "domain", "disk"];
+    for whose in weights.into_iter().filter(|_| row.get("weight").is_some()) {
         let (value, origin) =
             (word(&format!("/weight/{whose}/value")), word(&format!("/weight/{whose}/origin")));
         let _ = writeln!(text, "  weight of the {whose} {value} ({origin})");
@@ -202,5 +204,15 @@ mod tests {
              read_bytes_max of the customer 100 (domain \"web-*\", line 4)\n"
         );
         assert_eq!(caps_in_short(&row), "total_iops_max=100 customer.read_bytes_max=100");
+        let cap = json!({ "value": { "rate": 8000, "window_ns": 1 }, "origin": "rate in xenstore" });
+        let row = json!({
+            "device": "vif/5/0", "domain": "web-1", "class": "gold",
+            "caps": { "domain": {}, "vif": { "tx_max": cap } },
+        });
+        assert_eq!(
+            explained(&row),
+            "vif/5/0 of web-1\n  class gold\n  tx_max of the vif 8000 (rate in xenstore)\n"
+        );
+        assert_eq!(caps_in_short(&row), "vif.tx_max=8000");
     }
 }

@@ -12,7 +12,7 @@ use worker::message::ToWorker;
 use super::Device;
 use crate::observe;
 use crate::process::Handle;
-use crate::record::Record;
+use crate::record::{Opening, Record};
 use crate::step::Worker;
 use crate::worker_link::{News, WorkerLink};
 
@@ -86,14 +86,16 @@ impl Device {
 
     /// The policy may be another than when the worker was started.
     fn adopt_limits(&mut self, record: &Record) {
-        let Some(open) = record.open.disk() else { return };
         let Some(toolstack) = self.toolstack.clone() else { return };
-        match self.limit(&toolstack) {
-            Err(trouble) => self.raise(trouble),
-            Ok(files) if open.qos.as_ref() != Some(&files) => {
-                warn!(device = %self.id, "started under another version or for another customer; splitctl restart has it limited anew");
-            }
-            Ok(_) => {}
+        let is_other = match &record.open {
+            Opening::Vif(open) => open.accounts != Some(self.limit_vif(&toolstack)),
+            Opening::Disk(open) => match self.limit(&toolstack) {
+                Ok(files) => open.qos != Some(files),
+                Err(trouble) => return self.raise(trouble),
+            },
+        };
+        if is_other {
+            warn!(device = %self.id, "started under another version or for another customer; splitctl restart has it limited anew");
         }
     }
 

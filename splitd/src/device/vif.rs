@@ -1,14 +1,18 @@
 //! What a network interface has beside a disk's life: a tap, settings that change, a frontend that reconfigures. Knows nothing of
 //! frames.
 
+use qos::policy::NetCap;
 use tracing::{info, warn};
-use worker::message::{ConnectVif, OpenVif, ToWorker, VifFeatures, VifRate, VifSettings};
+use worker::message::{
+    ConnectVif, OpenVif, ToWorker, VifAccounts, VifCap, VifCaps, VifFeatures, VifRate, VifSettings,
+};
 use xenbus::XenbusState as State;
 
 use super::Device;
 use super::actions::random;
 use crate::config::Config;
 use crate::id::Kind;
+use crate::limits::Vif;
 use crate::nodes::vif;
 use crate::observe::{self, Look, Toolstack, Unusable};
 use crate::offer::Pairs;
@@ -66,22 +70,30 @@ impl Device {
             max_queues: self.host.config.max_queues.get(),
             run_dir: self.dir.clone(),
             uid: self.uid(),
-            settings: VifSettings {
-                rate: self.wanted_rate(),
-                ..fixed_settings(&self.host.config, toolstack)?
-            },
+            accounts: Some(self.limit_vif(toolstack)),
+            settings: limited(fixed_settings(&self.host.config, toolstack)?, self.wanted_caps()),
         })
     }
 
-    /// The lower one of what the toolstack says (`rate`) and what the policy does.
-    fn wanted_rate(&self) -> Option<VifRate> {
-        let toolstacks = self.last.as_ref().and_then(|look| vif::rate(look.rate.as_deref()?));
-        let policys = self.toolstack.as_ref().and_then(|toolstack| {
-            self.host.limits.vif_rate(toolstack.domain_name.as_deref(), &toolstack.vm_uuid, self.id.devid)
-        });
-        let bytes_per_s =
-            |rate: &VifRate| rate.window_len_bytes.saturating_mul(1_000_000) / rate.window_us.max(1);
-        [toolstacks, policys].into_iter().flatten().min_by_key(bytes_per_s)
+    /// Has the interface limited.
+    pub(super) fn limit_vif(&self, toolstack: &Toolstack) -> VifAccounts {
+        let vif = Vif {
+            name: toolstack.domain_name.clone(),
+            uuid: toolstack.vm_uuid.clone(),
+            dir: self.dir.clone(),
+            rate: self.rate(),
+        };
+        self.host.limits.enter_vif(self.id, vif)
+    }
+
+    /// What the toolstack says.
+    fn rate(&self) -> Option<VifRate> {
+        self.last.as_ref().and_then(|look| vif::rate(look.rate.as_deref()?))
+    }
+
+    /// `None` while it is not known whose interface it is: what holds goes on to hold.
+    fn wanted_caps(&self) -> Option<VifCaps> {
+        self.host.limits.vif_caps(self.id, self.rate())
     }
 
     pub(super) async fn connect_vif(&mut self, look: &Look, dir: &str) -> Result<(), String> {
@@ -107,10 +119,9 @@ impl Device {
             choices.features = VifFeatures { sg, rx_notify, ..VifFeatures::default() };
         }
         let settings = VifSettings {
-            rate: self.wanted_rate(),
             multicast_control: choices.multicast_control,
             xdp_headroom: choices.xdp_headroom,
-            ..fixed
+            ..limited(fixed, self.wanted_caps())
         };
         self.begin_connection(Connection::Vif(ConnectVif {
             connection: random().map_err(|trouble| trouble.to_string())?,
@@ -129,7 +140,8 @@ impl Device {
     }
 
     pub(super) fn settings_stale(&self) -> bool {
-        self.settings().is_some_and(|told| told.rate != self.wanted_rate())
+        let wanted = self.wanted_caps();
+        wanted.is_some() && self.settings().is_some_and(|told| told.caps.as_deref() != wanted.as_ref())
     }
 
     fn tell_settings(&mut self, change: impl FnOnce(&mut VifSettings)) -> Result<(), String> {
@@ -144,11 +156,11 @@ impl Device {
         Ok(())
     }
 
-    /// The toolstack or the policy changed the rate.
+    /// The toolstack or the policy changed what it may carry.
     pub(super) fn adjust(&mut self) -> Result<(), String> {
-        let rate = self.wanted_rate();
-        info!(device = %self.id, ?rate, "rate changed");
-        self.tell_settings(|settings| settings.rate = rate)
+        let caps = self.wanted_caps();
+        info!(device = %self.id, ?caps, "limits changed");
+        self.tell_settings(|settings| *settings = limited(settings.clone(), caps))
     }
 
     /// The frontend wants another headroom: an XDP program came or went.
@@ -164,6 +176,16 @@ impl Device {
         };
         self.tell_settings(|settings| settings.xdp_headroom = headroom)?;
         self.write(look, &Pairs::new(), State::Reconfigured).await.map(|_| ())
+    }
+}
+
+/// With other caps, and what a worker that knows none can keep of them.
+fn limited(settings: VifSettings, caps: Option<VifCaps>) -> VifSettings {
+    let Some(caps) = caps else { return settings };
+    VifSettings {
+        caps: Some(Box::new(caps)),
+        rate: caps.own[NetCap::Tx as usize].map(VifCap::rate),
+        ..settings
     }
 }
 

@@ -1,31 +1,54 @@
-//! What holds for which disk, and why, in JSON; and what is different after a reload, in words. Knows nothing of where rules come
+//! What holds for which device, and why, in JSON; and what is different after a reload, in words. Knows nothing of where rules come
 //! from.
 
-use qos::policy::Cap;
-use qos::policy::effective::{CapRule, Caps, DiskRules, Told};
+use qos::policy::effective::{DiskRules, NetRules, Told};
+use qos::policy::{Cap, NetCap};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{Disk, Limits};
+use super::{Disk, Limits, Vif};
 use crate::id::DeviceId;
 
 impl Limits {
-    /// Everything that holds for a domain's disks, with the origin of each value; for all domains if none is named.
+    /// Everything that holds for a domain's disks and interfaces, with the origin of each value; for all domains if none is named.
     pub fn explain(&self, domain: Option<&str>) -> Result<Value, String> {
         let name = domain.map(|domain| self.domain_name(domain)).transpose()?;
         let state = self.state.borrow();
         let chosen = state.disks.iter().filter(|(_, disk)| name.is_none() || disk.name == name);
-        let rows: Vec<Value> = chosen.map(|(id, disk)| row(*id, disk, &state.rules(*id, disk))).collect();
-        Ok(json!({ "generation": state.generation, "file": self.file, "disks": rows }))
+        let disks: Vec<Value> = chosen.map(|(id, disk)| row(*id, disk, &state.rules(*id, disk))).collect();
+        let chosen = state.vifs.iter().filter(|(_, vif)| name.is_none() || vif.name == name);
+        let vifs: Vec<Value> =
+            chosen.map(|(id, vif)| vif_row(*id, vif, &state.net_rules(*id, vif))).collect();
+        Ok(json!({ "generation": state.generation, "file": self.file, "disks": disks, "interfaces": vifs }))
     }
 
     pub(super) fn explain_all(&self) -> Vec<Value> {
-        let all = self.explain(None).unwrap_or_default();
-        all.get("disks").and_then(Value::as_array).cloned().unwrap_or_default()
+        rows(&self.explain(None).unwrap_or_default())
     }
+}
+
+/// All devices of an explanation.
+pub(crate) fn rows(explained: &Value) -> Vec<Value> {
+    let of = |key: &str| explained.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+    [of("disks"), of("interfaces")].concat()
+}
+
+fn vif_row(id: DeviceId, about: &Vif, rules: &NetRules) -> Value {
+    let [domain, own] =
+        [&rules.domain_caps, &rules.vif_caps].map(|all| caps(NetCap::ALL.map(NetCap::name), all));
+    json!({
+        "device": id.to_string(),
+        "domain": about.name,
+        "domid": id.frontend.0,
+        "uuid": about.uuid,
+        "class": rules.class,
+        "caps": { "domain": domain, "vif": own },
+    })
 }
 
 fn row(id: DeviceId, about: &Disk, rules: &DiskRules) -> Value {
     let [customer, domain, disk] = &rules.weights;
+    let caps = |all| caps(Cap::ALL.map(Cap::name), all);
     json!({
         "device": id.to_string(),
         "domain": about.name,
@@ -47,12 +70,13 @@ fn row(id: DeviceId, about: &Disk, rules: &DiskRules) -> Value {
     })
 }
 
-fn caps(caps: &Caps) -> Value {
-    let told = |cap: Cap| {
-        let told: &Told<CapRule> = caps[cap as usize].as_ref()?;
-        Some((cap.name().to_owned(), json!({ "value": told.value, "origin": told.origin })))
+/// Those that are set, by their names.
+fn caps<T: Serialize, const N: usize>(names: [&str; N], caps: &[Option<Told<T>>; N]) -> Value {
+    let told = |(name, told): (&str, &Option<Told<T>>)| {
+        let told = told.as_ref()?;
+        Some((name.to_owned(), json!({ "value": told.value, "origin": told.origin })))
     };
-    Value::Object(Cap::ALL.into_iter().filter_map(told).collect())
+    Value::Object(names.into_iter().zip(caps).filter_map(told).collect())
 }
 
 /// What is different, a line each; where a value comes from does not count.

@@ -10,6 +10,7 @@ use xenbus::hv::Hypervisor;
 use xenbus::sim::{GuestPages, GuestPort, GuestWindow, Sim, SimDomain, SimHost};
 
 use super::*;
+use crate::caps::Caps;
 use crate::control::kept::Kept;
 use crate::control::order::{Request, SLOT_LEN, Slot};
 use crate::control::{Parts, Terms};
@@ -61,7 +62,7 @@ impl Bed {
     fn connect(&self) -> Ours {
         let sim = Sim::open(self.dir.path());
         let parts = Parts {
-            shared: Arc::new(Shared::new(&VifSettings::default(), Words::private())),
+            shared: Arc::new(Shared::new(&VifSettings::default(), Words::private(), Caps::default())),
             grants: sim.open_grants(DomId(5)).unwrap(),
             events: sim.open_events(DomId(5)).unwrap(),
             bell: Bell::new().unwrap(),
