@@ -3,6 +3,7 @@
 //! rules.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test's helpers may fail the test
 
+mod caps;
 mod control;
 mod guarded;
 mod lifecycle;
