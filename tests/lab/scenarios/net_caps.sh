@@ -1,0 +1,98 @@
+# says: rate= and the policy's caps within 5 % on a vif of 4 queues, both ways, in bits and in packets, on two vifs of one domain together, live, across kill -9 of netback and of splitd
+# backends: splitd
+# limit: 1800
+
+# carried FIELD VIF…: what these interfaces of guest g have carried.
+carried() {
+  local field=$1 vif
+  shift
+  for vif in "$@"; do splitctl stats "vif/g/$vif"; done | tr ' ' '\n' | awk -F= -v f="$field" '$1 == f {sum += $2} END {print sum + 0}'
+}
+now() { awk '{print $1}' /proc/uptime; }
+# kept WHAT WANTED FACTOR FIELD VIF…: over 20 seconds, FACTOR (bits of a byte, or 1) times what they carry each second is WANTED.
+kept() {
+  local what=$1 wanted=$2 factor=$3 from to a b got
+  shift 3
+  must_within 30 splitd_answers
+  a=$(carried "$@") from=$(now)
+  sleep 20
+  must_within 30 splitd_answers
+  b=$(carried "$@") to=$(now)
+  got=$(awk -v d=$((b - a)) -v f="$factor" -v from="$from" -v to="$to" 'BEGIN {printf "%.0f", f * d / (to - from)}')
+  note "$what: $got, asked for $wanted"
+  awk -v m="$got" -v w="$wanted" 'BEGIN {exit !(m >= w * 0.95 && m <= w * 1.05)}' || fail "$what: $got, asked for $wanted"
+}
+policy() {
+  printf 'version = 1\n[[domain]]\nmatch.name = "g"\n%s\n' "$1" > /etc/splitd/policy.toml
+  splitctl policy reload
+  # What was under way under the old one has passed.
+  sleep 2
+}
+# load VIF PORT [OPTION…]: iperf3 between the guest and dom0 until the guest ends; seen to begin.
+load() {
+  local vif=$1 port=$2 before
+  shift 2
+  iperf3 -s -B "10.9.$vif.1" -p "$port" > "/run/lab/iperf-$port.log" 2>&1 &
+  SERVERS+=("$!")
+  must_within 60 eval "ss -ltn | grep -q ':$port '"
+  before=$(($(carried tx_frames "$vif") + $(carried rx_frames "$vif")))
+  guest_job g "load-$port" "iperf3 -c 10.9.$vif.1 -p $port -t 3600 -P 4 $*"
+  must_within 60 eval '[ $(($(carried tx_frames '"$vif"') + $(carried rx_frames '"$vif"'))) -gt '$((before + 100))' ]'
+}
+
+scenario() {
+  local victim pid
+  SERVERS=()
+  network
+  network 1
+  rm -f /etc/splitd/policy.toml
+  MEMORY=512 VCPUS=4 VIFS="$(vif 2 rate=10Mb/s),$(vif 3 | sed s/xenbr0/xenbr1/)" guest_start g "$(disk xvda "$(root_image g)")"
+  guest_net g 2
+  guest_net g 3 1
+  guest_run g 'test "$(ls -d /sys/class/net/eth0/queues/tx-* | wc -l)" = 4' || fail "not four queues"
+
+  load 0 5201
+  kept 'rate=10Mb/s, from the guest' 10000000 8 tx_bytes 0
+  xenstore-write "$(vif_backend g)/rate" 156250,50000
+  sleep 2
+  kept 'rate 156250,50000 written, from the guest' 25000000 8 tx_bytes 0
+  policy 'net.0 = { tx_max = "5Mb/s", rx_max = "8Mb/s" }'
+  kept 'tx_max = 5Mb/s below that rate, from the guest' 5000000 8 tx_bytes 0
+  load 0 5202 -R
+  kept 'rx_max = 8Mb/s, to the guest, both ways busy' 8000000 8 rx_bytes 0
+  kept 'tx_max = 5Mb/s, from the guest, both ways busy' 5000000 8 tx_bytes 0
+  xenstore-write "$(vif_backend g)/rate" 25000,50000
+  sleep 2
+  kept 'rate 25000,50000 below the policy, from the guest' 4000000 8 tx_bytes 0
+  splitctl qos -d g -c rx_max=4Mb/s --ttl 1h
+  sleep 2
+  kept 'splitctl qos rx_max=4Mb/s, to the guest' 4000000 8 rx_bytes 0
+  for victim in $(net_workers); do kill -9 "$victim"; done
+  kept 'rx_max=4Mb/s after kill -9 of netback' 4000000 8 rx_bytes 0
+  pkill -9 -x splitd
+  splitd_start
+  # What splitctl qos set ended with splitd; the policy's 8 Mb/s hold again.
+  sleep 2
+  kept 'rx_max = 8Mb/s after kill -9 of splitd' 8000000 8 rx_bytes 0
+
+  policy 'net.rx_max = "6Mb/s"'
+  load 1 5203 -R
+  kept 'rx_max = 6Mb/s of the domain, two vifs together' 6000000 8 rx_bytes 0 1
+  policy 'net = { tx_pps_max = 300, rx_pps_max = 200 }'
+  load 1 5204 -u -b 2M -l 200
+  load 1 5205 -u -b 2M -l 200 -R
+  # TCP's uncut frames count as the packets that they become: with datagrams alone a frame is a packet.
+  guest_run g 'ip link set eth0 down'
+  sleep 5
+  for pid in "${SERVERS[@]:0:3}"; do kill "$pid" || true; done
+  sleep 5
+  kept 'tx_pps_max = 300 of the domain' 300 1 tx_frames 1
+  kept 'rx_pps_max = 200 of the domain' 200 1 rx_frames 1
+
+  rm -f /etc/splitd/policy.toml
+  splitctl policy reload
+  guest_net_quiet g
+  xl destroy g
+  must_within 60 guest_gone g
+  for pid in "${SERVERS[@]}"; do kill "$pid" 2> /dev/null || true; done
+}
