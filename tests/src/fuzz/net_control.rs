@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::sync::atomic::AtomicU32;
 
-use netback::control::order::{self, FETCH_LEN, Order, Request, SLOT_LEN, Slot, Status, Terms};
+use netback::control::order::{self, FETCH_LEN, HashOrder, Order, Request, SLOT_LEN, Slot, Status, Terms};
 use netback::hash::{self, ALL_TYPES, Hashing, MAPPING_LEN, NR_WORDS};
 
 use super::input::Input;
@@ -69,12 +69,14 @@ fn page(fill: u8, out: &mut [u8]) -> bool {
 fn obey(hashing: &mut Hashing, slot: &Slot, terms: Terms, fill: u8) {
     let before = hashing.clone();
     let request = Request::read(slot);
-    let (status, data) = order::obey(hashing, request.order, terms, |_, out| page(fill, out));
+    // Static grants have lists of their own, and change nothing here.
+    let Order::Hash(order) = request.order else { return };
+    let (status, data) = order::obey(hashing, order, terms, |_, out| page(fill, out));
     assert!(status == Status::Success || (*hashing == before && data == 0), "{request:?}");
     assert!(hashing.size as usize <= MAPPING_LEN && hashing.types & !ALL_TYPES == 0, "{request:?}");
     assert!(hashing.mapping.iter().all(|queue| *queue < terms.nr_queues), "{request:?}");
     assert!(terms.can_steer || !hashing.is_on);
-    if let (Order::SetMapping { count, first, .. }, Status::Success) = (request.order, status) {
+    if let (HashOrder::SetMapping { count, first, .. }, Status::Success) = (order, status) {
         let places = first as usize..(first + count) as usize;
         let kept = |(i, queue): (usize, &u32)| places.contains(&i) || *queue == before.mapping[i];
         assert!(hashing.mapping.iter().enumerate().all(kept), "only what was named changes: {request:?}");
