@@ -97,10 +97,10 @@ fn a_whole_policy() {
         let value = effective::NetCapRule { rate, window_ns };
         Some(effective::Told { value, origin: origin.to_owned() })
     };
-    assert_eq!(net.vif_caps[0], told(1_000_000_000, 20_000_000, "domain \"web-??\" net.0, line 34"));
+    assert_eq!(net.vif_caps[0], told(1_000_000_000, 20_000_000, "domain \"web-??\" net.0, line 39"));
     // The class's cap, and the domain's window for both.
-    assert_eq!(net.domain_caps[1], told(500_000_000, 100_000_000, "class.silver, line 14"));
-    assert_eq!(net.domain_caps[3], told(20_000, 100_000_000, "domain \"web-??\", line 35"));
+    assert_eq!(net.domain_caps[1], told(500_000_000, 100_000_000, "class.silver, line 15"));
+    assert_eq!(net.domain_caps[3], told(20_000, 100_000_000, "domain \"web-??\", line 40"));
     let other = policy.net(who("web-01"), 1, None);
     assert_eq!((other.vif_caps, other.domain_caps), (effective::NetCaps::default(), net.domain_caps));
     assert_eq!(policy.net(who("other"), 0, None).class.as_deref(), Some("bronze"));

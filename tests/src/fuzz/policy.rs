@@ -42,8 +42,9 @@ fn applied(policy: &Policy) {
                 assert!(policy.classes.contains_key(class));
             }
         }
-        let net = policy.net(who, 0);
-        assert!(net.tx_bits.is_none_or(|bits| bits.value > 0));
+        let net = policy.net(who, 0, None);
+        let caps = net.domain_caps.iter().chain(&net.vif_caps).flatten();
+        assert!(caps.into_iter().all(|cap| cap.value.rate >= 10), "{net:?}");
     }
 }
 
