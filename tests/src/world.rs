@@ -300,6 +300,14 @@ pub fn kill(pid: u32) -> io::Result<()> {
     if status.code().is_none() { Err(io::Error::other("sh was killed")) } else { Ok(()) }
 }
 
+/// Memory that a process has now, KiB.
+pub fn resident_kib(pid: u32) -> io::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    let kib = line.split_whitespace().next().and_then(|word| word.parse().ok());
+    kib.ok_or_else(|| io::Error::other(format!("process {pid}: VmRSS:{line}")))
+}
+
 /// Processes started with this argument.
 fn processes_with(argument: &str) -> Vec<u32> {
     let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();

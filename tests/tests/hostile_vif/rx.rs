@@ -3,6 +3,7 @@
 use splitd_tests::netif::{self, NR_SLOTS, RxResponse, rx};
 use splitd_tests::packet::{self, UDP4, VnetHeader};
 use splitd_tests::wire::Frame;
+use splitd_tests::world::resident_kib;
 use xenbus::hv::Access;
 use xenbus::{DomId, GrantRef};
 
@@ -109,10 +110,10 @@ fn a_flood_to_a_guest_without_slots_is_bounded() {
         for round in 0..60 {
             let _ = b.wire.send(&frame);
             if round == 15 {
-                most = resident_kib(pid);
+                most = resident_kib(pid).unwrap();
             }
         }
-        let grown = resident_kib(pid).saturating_sub(most);
+        let grown = resident_kib(pid).unwrap().saturating_sub(most);
         assert!(grown < 1024, "N26: {grown} KiB more");
         queue.post(NR_SLOTS).unwrap();
         assert_eq!(b.arrives(&mut queue, "N26").len(), 60_000 + UDP4.header_len());
@@ -121,12 +122,6 @@ fn a_flood_to_a_guest_without_slots_is_bounded() {
     let mut queue = b.connect();
     b.serves(&mut queue, "after N26");
     b.neighbour_is_well();
-}
-
-fn resident_kib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 /// N32, R12: frames are written to the page that another frame is read from, and over the ring itself.

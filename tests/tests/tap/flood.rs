@@ -7,6 +7,7 @@ use splitd_tests::netfront::{Frontend, Options, Outgoing};
 use splitd_tests::netns;
 use splitd_tests::packet::{self, UDP4};
 use splitd_tests::toolstack::VifConfig;
+use splitd_tests::world::resident_kib;
 
 use super::peer::{Peer, receive, send};
 use super::{Bed, is_inside};
@@ -43,12 +44,6 @@ fn has_carrier() -> bool {
     !String::from_utf8_lossy(&said.stdout).contains("NO-CARRIER")
 }
 
-fn resident_kib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 /// B10, N26, XSA-392: a guest posts one slot and stops, and is flooded for a minute: its worker holds no more than its arena of 256 KiB,
 /// its neighbour is given every frame, then its link goes down; and it comes back, although nothing of the flood is left, once the
 /// guest posts slots again.
@@ -78,12 +73,12 @@ fn a_minute_of_flood_to_a_guest_that_stopped() {
         peer.send(&to(6, number));
         assert_eq!(next(&mut neighbour, 6), number);
         if running > Duration::from_secs(2) && held_kib == 0 {
-            held_kib = resident_kib(pid);
+            held_kib = resident_kib(pid).unwrap();
         }
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(began.elapsed() >= STALL, "after {:?}", began.elapsed());
-    let grown = resident_kib(pid).saturating_sub(held_kib);
+    let grown = resident_kib(pid).unwrap().saturating_sub(held_kib);
     assert!(grown <= 256, "{grown} KiB more");
 
     // The rest of the flood, in the tap's queue as well, becomes too old meanwhile.

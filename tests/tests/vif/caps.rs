@@ -12,7 +12,7 @@ use splitd_tests::netif::NR_SLOTS;
 use splitd_tests::packet::{self, Checksum, UDP4, VnetHeader};
 use splitd_tests::toolstack::VifConfig;
 use splitd_tests::wire::{End, Frame};
-use splitd_tests::world::World;
+use splitd_tests::world::{World, resident_kib};
 
 use super::{ALL, Bed, SOON};
 
@@ -153,12 +153,6 @@ fn receive(fronts: &mut [&mut Frontend], n: u64, b_log: &dyn Fn() -> String) {
     }
 }
 
-fn resident_kib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 /// 8 Mbit/s to an interface are 8 Mbit/s over its queues together.
 #[test]
 fn what_is_received_is_capped_over_queues() {
@@ -181,14 +175,14 @@ fn what_is_received_is_capped_over_queues() {
 fn what_waits_under_a_cap_costs_no_memory() {
     let b = bed(&of_guest("net.0.rx_max = \"8Kb/s\""), &VifConfig::new(0));
     let pid = b.world.show("vif/5/0").unwrap().pid.unwrap();
-    let before = resident_kib(pid);
+    let before = resident_kib(pid).unwrap();
     let flood = Flood::start(&b.wire, 4, 60_000);
     let begun = Instant::now();
     while flood.offered.load(Ordering::Relaxed) < 2000 {
         assert!(begun.elapsed() < SOON);
         std::thread::sleep(Duration::from_millis(5));
     }
-    let grown = resident_kib(pid).saturating_sub(before);
+    let grown = resident_kib(pid).unwrap().saturating_sub(before);
     assert!(grown < 4 * 2 * 256 + 512, "{grown} KiB more");
 }
 

@@ -4,6 +4,7 @@ use splitd_tests::netfront::{Options, Outgoing, state};
 use splitd_tests::netif::{self, Extra, extra};
 use splitd_tests::packet::{self, TCP4, UDP4, VnetHeader};
 use splitd_tests::toolstack::VifConfig;
+use splitd_tests::world::resident_kib;
 
 use super::{Bed, SOON, assert_right};
 
@@ -62,18 +63,12 @@ fn a_full_ring_under_a_rate_is_bounded() {
         queue.wait(SOON).unwrap();
         queue.reap().unwrap();
         if sent < 30_000 {
-            before = resident_kib(pid);
+            before = resident_kib(pid).unwrap();
         }
     }
-    let grown = resident_kib(pid).saturating_sub(before);
+    let grown = resident_kib(pid).unwrap().saturating_sub(before);
     assert!(grown < 128, "{grown} KiB more after {sent} slots");
     reader.join().unwrap();
-}
-
-fn resident_kib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 /// The multicast order of a guest: an extra info behind an empty request.
