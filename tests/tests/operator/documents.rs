@@ -117,15 +117,21 @@ fn documented_commands_run() {
     assert!(nr_run > 40, "{nr_run}");
 }
 
-/// Examples of splitd.toml are read as splitd reads them.
+/// Examples of splitd.toml, and of policies, which say their version, are read as splitd reads them.
 #[test]
 fn documented_settings_are_settings() {
     let mut nr_parsed = 0;
     for (path, text) in pages() {
         for (info, lines) in blocks(&text) {
             if info == "toml" {
-                let parsed = splitd::config::Config::parse(&lines.join("\n"));
-                assert!(parsed.is_ok(), "{}: {lines:?}: {parsed:?}", path.display());
+                let text = lines.join("\n");
+                if text.starts_with("version") {
+                    let parsed = qos::policy::parse(&text);
+                    assert!(parsed.is_ok(), "{}: {lines:?}: {parsed:?}", path.display());
+                } else {
+                    let parsed = splitd::config::Config::parse(&text);
+                    assert!(parsed.is_ok(), "{}: {lines:?}: {parsed:?}", path.display());
+                }
                 nr_parsed += 1;
             }
         }
