@@ -9,7 +9,7 @@ scenario() {
   guest_net g 2
   back=$(backend_path g xvdb) net_back=$(vif_backend g)
   tcp_stream g 10.9.0.2
-  guest_job g load "$VERIFY --filename=/dev/xvdb --size=32M --rw=randwrite --bs=4k --iodepth=16 --loops=4"
+  guest_job g load "$VERIFY --filename=/dev/xvdb --size=32M --rw=randwrite --bs=4k --iodepth=16 --loops=2"
   must_within 60 sh -c '[ $(du -k /srv/data.img | cut -f1) -gt 500 ]'
   xl pause g
   paused=$SECONDS
@@ -19,7 +19,7 @@ scenario() {
   }
   must_within 120 stays_for_a_minute
   xl unpause g
-  must_within 400 guest_job_done g load
+  must_within 900 guest_job_done g load
   guest_job_output g load | grep -q 'err= 0' || fail "fio failed after the pause"
   tcp_stream_end g
   note "$((STREAM_BYTES >> 20)) MiB over one TCP connection"
