@@ -119,13 +119,9 @@ pub struct Circumstances {
     pub short_of_reserves: bool,
 }
 
-/// A window of a domain: a line of the ledger.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
-    /// When it began, in UTC.
-    pub from: String,
-    /// How long it was, s.
-    pub len_s: f64,
+/// Whose window it is, and what was promised.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promise {
     /// The domain's name.
     pub domain: String,
     /// The domain's UUID.
@@ -134,8 +130,22 @@ pub struct Entry {
     pub customer: Option<String>,
     /// Which kind of tenant.
     pub class: Option<String>,
-    /// Requests each second that were reserved.
-    pub promised_iops: u64,
+    /// Requests each second that are reserved.
+    pub reserve_iops: u64,
+    /// The contract.
+    pub sla: Sla,
+}
+
+/// A window of a domain: a line of the ledger.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// When it began, in UTC.
+    pub from: String,
+    /// How long it was, s.
+    pub len_s: f64,
+    /// Whose it is, and what was promised.
+    #[serde(flatten)]
+    pub promise: Promise,
     /// Requests each second that it would have done, had none waited before the device.
     pub demanded_iops: f64,
     /// Requests each second that it did.
@@ -156,25 +166,6 @@ pub struct Entry {
     pub p999_ns: Option<u64>,
     /// How it ended.
     pub verdict: Verdict,
-    /// What the contract said.
-    pub sla: Sla,
-}
-
-/// Whose window it is, and what was promised.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Promise {
-    /// The domain's name.
-    pub domain: String,
-    /// The domain's UUID.
-    pub uuid: String,
-    /// Whose it is.
-    pub customer: Option<String>,
-    /// Which kind of tenant.
-    pub class: Option<String>,
-    /// Requests each second.
-    pub reserve_iops: u64,
-    /// The contract.
-    pub sla: Sla,
 }
 
 /// A window with its verdict. `from` says when it began, `grown` what was added in its `len_s` seconds.
@@ -201,11 +192,7 @@ pub fn judge(promise: &Promise, from: &str, len_s: f64, grown: &Figures, around:
     Entry {
         from: from.to_owned(),
         len_s,
-        domain: promise.domain.clone(),
-        uuid: promise.uuid.clone(),
-        customer: promise.customer.clone(),
-        class: promise.class.clone(),
-        promised_iops: promise.reserve_iops,
+        promise: promise.clone(),
         demanded_iops: demanded,
         delivered_iops: delivered,
         bytes: grown.bytes,
@@ -216,7 +203,6 @@ pub fn judge(promise: &Promise, from: &str, len_s: f64, grown: &Figures, around:
         p99_ns: grown.quantile_ns(990_000),
         p999_ns: grown.quantile_ns(999_000),
         verdict,
-        sla: promise.sla.clone(),
     }
 }
 
@@ -256,16 +242,17 @@ struct Running {
 impl Sum {
     /// A window; where a contract changed within the month, its last form holds.
     pub fn add(&mut self, entry: Entry) {
-        let whose = entry.customer.unwrap_or_else(|| entry.domain.clone());
+        let Entry { promise, verdict, .. } = entry;
+        let whose = promise.customer.unwrap_or(promise.domain);
         let fresh = || Running {
             domains: std::collections::BTreeSet::new(),
             windows: BTreeMap::new(),
-            sla: entry.sla.clone(),
+            sla: promise.sla.clone(),
         };
-        let account = self.accounts.entry((whose, entry.class)).or_insert_with(fresh);
-        account.domains.insert(entry.uuid);
-        *account.windows.entry(entry.verdict).or_default() += 1;
-        account.sla = entry.sla;
+        let account = self.accounts.entry((whose, promise.class)).or_insert_with(fresh);
+        account.domains.insert(promise.uuid);
+        *account.windows.entry(verdict).or_default() += 1;
+        account.sla = promise.sla;
     }
 
     /// What it comes to.

@@ -50,7 +50,10 @@ fn windows_become_a_month() {
     let after = entries(&bed.world);
     let read_on =
         after.iter().skip(before).all(|entry| entry.delivered_iops > 20.0 && entry.p99_ns.is_some());
-    assert!(read_on && after.iter().all(|entry| entry.customer.as_deref() == Some("acme")), "{after:?}");
+    assert!(
+        read_on && after.iter().all(|entry| entry.promise.customer.as_deref() == Some("acme")),
+        "{after:?}"
+    );
 
     let capped = policy("reserve = { iops = 100000 }\ntotal_bytes_max = \"256KiB/s\"");
     bed.world.write_policy(&capped).unwrap();
@@ -71,7 +74,7 @@ fn windows_become_a_month() {
         "{booked} of {} requests are in the ledger",
         done.done
     );
-    assert_eq!(all.iter().map(|entry| entry.uuid.as_str()).collect::<BTreeSet<_>>().len(), 1);
+    assert_eq!(all.iter().map(|entry| entry.promise.uuid.as_str()).collect::<BTreeSet<_>>().len(), 1);
 
     let state = bed.world.state_dir().display().to_string();
     let report = bed.world.splitctl(&["sla", "report", "--ledger", &state]).unwrap();
