@@ -19,7 +19,7 @@ measure() {
   awk -v who="$who" -v case="$case" -v cpu="$(awk -v a="$before" -v b="$(dom0_cpu_seconds)" 'BEGIN {print b - a}')" '
     NF >= 2 && $1 > 0 && $2 > 0 {
       printf "{\"case\":\"%s\",\"who\":\"%s\",\"gbit_s\":%.4f,\"kpps\":%s,\"cpu_us_per_mib\":%.1f}\n",
-        case, who, $1 * 8 / $2 / 1e9, NF > 2 ? sprintf("%.3f", $3 / $2 / 1000) : "null", cpu * 1e6 / ($1 / 1048576)
+        case, who, $1 * 8 / $2 / 1e9, (NF > 2 ? sprintf("%.3f", $3 / $2 / 1000) : "null"), cpu * 1e6 / ($1 / 1048576)
     }' <<< "$said" >> /host/rows.jsonl
 }
 
