@@ -276,6 +276,8 @@ fn disconnect_with_a_full_ring() {
         for queue in 0..2 {
             assert!(guest.poll(queue).iter().all(|a| a.status == 0));
         }
+        let counters = worker::counters::read(&world.dir.path().join("counters")).unwrap();
+        assert_eq!(counters.total("in_flight_now"), 0, "taken and never answered");
         assert_eq!(world.guest.held(), Held::default());
     }
 }

@@ -229,6 +229,19 @@ pub(crate) mod tests {
         assert!(fragment.transport.is_none() && fragment.ip.unwrap().is_fragment);
     }
 
+    /// N16: several extension headers in a row are walked, a hundred are not.
+    #[test]
+    fn several_extension_headers_are_walked() {
+        for (count, is_found) in [(1, true), (3, true), (15, true), (100, false)] {
+            let mut frame = frame(0, true, false, b"x");
+            frame[20] = 60;
+            let chain =
+                [[60, 0, 1, 4, 0, 0, 0, 0].repeat(count - 1), vec![UDP, 0, 1, 4, 0, 0, 0, 0]].concat();
+            frame.splice(54..54, chain);
+            assert_eq!(parse(&frame).unwrap().transport.is_some(), is_found, "{count}");
+        }
+    }
+
     /// IPv4's fragments, wrong versions and lengths have no transport header.
     #[test]
     fn broken_ipv4_has_no_transport() {
@@ -239,6 +252,12 @@ pub(crate) mod tests {
             let mut frame = plain.clone();
             frame[at] = value;
             assert!(parse(&frame).unwrap().transport.is_none(), "{at}: {value:#x}");
+        }
+        // Version and length of the IP header itself: then there is none.
+        for value in [0x40, 0x44, 0x55, 0x4f] {
+            let mut frame = plain.clone();
+            frame[14] = value;
+            assert_eq!(parse(&frame).unwrap().ip, None, "{value:#x}");
         }
     }
 

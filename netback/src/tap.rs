@@ -152,3 +152,20 @@ impl AsFd for TapQueue {
         self.file.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// N22: what the kernel calls invalid is that frame's loss; what is no word on a frame is our trouble. An event counter has the word
+    /// for a write of all ones, and is no tap.
+    #[test]
+    fn a_refused_frame_is_told_apart() {
+        let counter = worker::wake::Bell::new().unwrap();
+        let queue = TapQueue::new(counter.as_fd().try_clone_to_owned().unwrap(), Link::Wire);
+        assert_eq!(queue.write(&[0xff; VNET_LEN + 60]).unwrap(), Passed::Refused(libc::EINVAL));
+        let nothing = std::fs::File::open("/dev/null").unwrap();
+        let queue = TapQueue::new(nothing.into(), Link::Wire);
+        assert_eq!(queue.write(&[0; VNET_LEN + 60]).unwrap_err().raw_os_error(), Some(libc::EBADF));
+    }
+}

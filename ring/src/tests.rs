@@ -116,6 +116,53 @@ fn the_page_is_never_asked_where_we_are() {
     assert_eq!(back.indices(), Indices { req_cons: 1, rsp_prod: 1 });
 }
 
+/// A page that two threads share.
+#[derive(Clone, Copy)]
+struct Raced(NonNull<u8>);
+
+#[allow(unsafe_code)]
+// SAFETY: a leaked page, aligned, that is reached by atomics and volatile copies alone.
+unsafe impl Send for Raced {}
+
+#[allow(unsafe_code)]
+// SAFETY: as above; never freed.
+unsafe impl SharedMemory for Raced {
+    fn base(&self) -> NonNull<u8> {
+        self.0
+    }
+
+    fn len(&self) -> usize {
+        PAGE_LEN
+    }
+}
+
+/// R7, XSA-155: what the other side changes while it is copied is there as it was or as it is, never a bit of both: each word is read
+/// once. Two reads of a word differ often enough to be seen in so many.
+#[test]
+fn a_word_that_changes_is_read_once() {
+    let page = Box::leak(Box::new(PageBytes(std::cell::UnsafeCell::new([0; PAGE_LEN * MAX_PAGES]), 0)));
+    let page = Raced(NonNull::new(page.0.get().cast()).unwrap());
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopped = std::sync::Arc::clone(&stop);
+    let changer = std::thread::spawn(move || {
+        let page = page;
+        let mut value = 0u32;
+        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            value = !value;
+            shared::word(&page, Word::RspEvent).store(value, std::sync::atomic::Ordering::Relaxed);
+        }
+    });
+    let mut torn = 0;
+    let mut slot = [0; 4];
+    for _ in 0..20_000_000 {
+        shared::read_slot(&page, 12, &mut slot);
+        torn += u32::from(slot != [0; 4] && slot != [0xff; 4]);
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    changer.join().unwrap();
+    assert_eq!(torn, 0);
+}
+
 /// XSA-216: what is not part of the answer is zero, over whatever the request had left in the slot.
 #[test]
 fn the_rest_of_a_response_slot_is_zero() {

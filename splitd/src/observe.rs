@@ -316,6 +316,14 @@ mod tests {
         });
     }
 
+    /// XSA-326 and its kin: what a store that is away cannot say is not that the disk is gone.
+    #[test]
+    fn a_store_that_is_away_says_nothing_of_a_disk() {
+        let path = "/local/domain/0/backend/vbd/5/51712/state".to_owned();
+        assert!(matches!(Blind::from(Error::Disconnected { path: path.clone() }), Blind::StoreAway));
+        assert!(matches!(Blind::from(Error::Access { path }), Blind::Store(_)));
+    }
+
     /// X18, and the formats that are refused by name with the way out.
     #[test]
     fn targets() {

@@ -11,7 +11,7 @@ use clap::Parser;
 use crate::command;
 
 /// What libFuzzer needs of the compiler: coverage by edge, comparisons, and the address sanitizer.
-const FLAGS: [&str; 8] = [
+const FLAGS: [&str; 7] = [
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
     "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
@@ -19,7 +19,6 @@ const FLAGS: [&str; 8] = [
     "-Cllvm-args=-sanitizer-coverage-trace-compares",
     "-Zsanitizer=address",
     "-Ccodegen-units=1",
-    "-Cforce-frame-pointers=yes",
 ];
 const HOST: &str = "x86_64-unknown-linux-gnu";
 /// A single input that takes so long is a hang.

@@ -1,4 +1,4 @@
-//! The project's commands: `cargo xtask demo | test | lab | bench | fuzz | dist`. This file only reads the command line; each command has a
+//! The project's commands: `cargo xtask demo | test | lab | bench | fuzz | mutants | dist`. This file only reads the command line; each command has a
 //! module of its own. Nothing in xtask is part of the product.
 
 mod apt;
@@ -7,6 +7,7 @@ mod command;
 mod dist;
 mod fuzz;
 mod lab;
+mod mutants;
 mod test;
 
 use std::process::ExitCode;
@@ -43,6 +44,8 @@ enum Task {
     Bench(bench::Args),
     /// Search for inputs that break what must hold: libFuzzer over the fuzz targets
     Fuzz(fuzz::Args),
+    /// Take one check after the other out of a copy of the sources, and see the test that has to notice fail
+    Mutants(mutants::Args),
     /// Build target/dist/splitd_VERSION_amd64.deb
     Dist,
 }
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Task::Test { no_lab, yes } => test::run(no_lab, yes),
         Task::Lab(args) => lab::run(args),
         Task::Fuzz(args) => fuzz::run(&args),
+        Task::Mutants(args) => mutants::run(&args),
         Task::Dist => dist::build().map(|path| println!("{}", path.display())),
     };
     match done {

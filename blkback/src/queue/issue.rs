@@ -383,3 +383,32 @@ impl Default for super::Copies {
         Self::with_room(0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use xenbus::GrantRef;
+
+    use super::*;
+
+    /// B24 (XSA-361 and its kin): a chunk is whole only if each of its copies was made, whichever one was not; its neighbours are not
+    /// concerned.
+    #[test]
+    fn every_copy_of_a_chunk_counts() {
+        for bad in 0..6 {
+            let mut copies = super::super::Copies::with_room(6);
+            for (i, owner) in [7, 7, 7, 8, 9, 9].into_iter().enumerate() {
+                copies.ops.push(GrantCopy {
+                    gref: GrantRef(1),
+                    offset: 0,
+                    len: 512,
+                    local: 0,
+                    direction: CopyDirection::FromGuest,
+                    status: if i == bad { GrantStatus(-3) } else { GrantStatus::OKAY },
+                });
+                copies.owners.push(owner);
+            }
+            let found: Vec<_> = copies.outcomes().collect();
+            assert_eq!(found, [(7, bad > 2), (8, bad != 3), (9, bad < 4)], "{bad}");
+        }
+    }
+}

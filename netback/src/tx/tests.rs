@@ -114,6 +114,18 @@ fn extras_of_known_types() {
     }
 }
 
+/// N13: of two infos of one kind the last one counts, as with the kernel's netback, which keeps one of each.
+#[test]
+fn the_last_of_several_infos_counts() {
+    let gso = |size: u8, kind: u8, more| extra(EXTRA_GSO, more, [size, 0, kind, 0, 0, 0]);
+    let slots = [slot(0, TX_EXTRA_INFO, 1000), gso(9, 2, true), gso(100, 1, false)];
+    assert_eq!(frame(&slots).gso, Some(Gso { size: 100, ipv6: false }));
+    let bad_first = [slot(0, TX_EXTRA_INFO, 1000), gso(0, 1, true), gso(100, 1, false)];
+    assert!(parse(&bad_first).is_ok());
+    let bad_last = [slot(0, TX_EXTRA_INFO, 1000), gso(100, 1, true), gso(0, 1, false)];
+    assert_eq!(parse(&bad_last), Err(Fatal::Gso));
+}
+
 /// B2.6: GSO of size 0 or of no known type ends the connection.
 #[test]
 fn gso_is_exact() {

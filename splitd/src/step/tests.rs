@@ -301,6 +301,17 @@ fn detach() {
     assert_eq!(story.run(), [Action::Forget]);
 }
 
+/// X20: a device that is to go is not offered again, whatever its frontend says; one that is to stay is.
+#[test]
+fn what_is_offline_begins_nothing() {
+    for (seen, device) in everything() {
+        let Some(backend) = seen.backend else { continue };
+        if backend.state == State::Closed && !backend.online {
+            assert_ne!(step(&seen, &device), Action::Introduce, "{seen:?} {device:?}");
+        }
+    }
+}
+
 /// Scenario 12, the frontend that is mounted says 5 and stays: a worker that dies then is replaced all the same.
 #[test]
 fn a_frontend_that_refuses_to_close_is_served_on() {
