@@ -12,19 +12,19 @@ scenario() {
   must_within 120 guest_run g 'test -e /run/mnt/f5'
   dev=vbd/$(xl domid g)/xvdb
   splitctl pause "$dev" || fail "pause"
-  lvcreate -qq -y -s -n snapshot -L 64M "$lv"
+  lvcreate -qq -y -s -n backup -L 64M "$lv"
   splitctl resume "$dev" || fail "resume"
   udevadm settle
   # The journal of a file system in use is replayed, as at a mount; then nothing may be wrong.
-  e2fsck -fy /dev/vg0/snapshot > /run/lab/said 2>&1 || [ $? = 1 ] || fail "e2fsck: $(tail -2 /run/lab/said)"
-  e2fsck -fn /dev/vg0/snapshot > /run/lab/said 2>&1 || fail "after its journal: $(tail -2 /run/lab/said)"
+  e2fsck -fy /dev/vg0/backup > /run/lab/said 2>&1 || [ $? = 1 ] || fail "e2fsck: $(tail -2 /run/lab/said)"
+  e2fsck -fn /dev/vg0/backup > /run/lab/said 2>&1 || fail "after its journal: $(tail -2 /run/lab/said)"
   guest_run g 'touch /run/stop'
   must_within 120 guest_job_done g load
   guest_job_output g load || fail "the load: $(guest_job_output g load | tail -2)"
   guest_run g 'umount /run/mnt'
   guest_kernel_quiet g
   guest_stop g
-  lvremove -qfy vg0/snapshot
+  lvremove -qfy vg0/backup
   lvremove -qfy vg0/data
   root=$(root_image golden)
   lv=$(volume golden $(($(stat -c %s "$root") / 1048576 + 1)))
