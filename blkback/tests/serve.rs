@@ -56,6 +56,26 @@ fn writes_reach_the_disk_and_come_back() {
     }
 }
 
+/// B28: sectors within a page go from where they are named and to where they are named, and the rest of the page stays as it was.
+#[test]
+fn sectors_within_a_page() {
+    let page = |first: u8| -> Vec<u8> { (0..8).flat_map(|i| [first + i; 512]).collect() };
+    for mode in MODES {
+        let world = World::new(MIB);
+        let mut guest = Frontend::new(&world.guest, 1, 0, Abi::Native64, 2);
+        let worker = serving_in(&world, &guest, mode);
+        assert!(guest.data.write(0, &page(0x10)) && guest.data.write(PAGE_LEN, &page(0xa0)));
+
+        assert_eq!(guest.ask(0, guest.request(OP_WRITE, 1, 40, &[(0, 3, 5)])), 0);
+        assert_eq!(guest.ask(0, guest.request(OP_READ, 2, 40, &[(1, 1, 3)])), 0);
+
+        let mut expected = page(0xa0);
+        expected[512..4 * 512].copy_from_slice(&page(0x10)[3 * 512..6 * 512]);
+        assert_eq!(guest.page(1), expected, "{mode:?}");
+        worker.disconnect();
+    }
+}
+
 /// A megabyte by an indirect request, larger than a chunk and as large as the queue's buffers.
 #[test]
 fn indirect_requests() {

@@ -1,6 +1,7 @@
 //! A whole queue of a disk, the worker's own, over a ring that is written by the input: with grants that fail, the disk resized, events
 //! with and without reason, and kills between two turns or in the midst of one. Each request that was taken is answered once, with its
-//! own id; only a guest that overran its ring is dropped; whoever waits for a notification gets it; nobody writes beyond the disk.
+//! own id, a barrier's after all before it; only a guest that overran its ring is dropped; whoever waits for a notification gets it; a
+//! storm of events is held back; nobody writes beyond the disk.
 //! The disk is a file, of which the kernel ends reads and writes in order; answers leave it by what is refused, what fails, flushes
 //! and barriers.
 
@@ -9,7 +10,7 @@ use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blkback::lone::{self, Ended, LoneQueue, Setup};
 use blkback::request::Limits;
@@ -21,13 +22,17 @@ use xen_ring::Indices;
 use super::blk_slot;
 use super::guest::{Events, Grants, Guest, Killed, NR_PAGES, RING_REF};
 use super::input::Input;
-use crate::blkif::Response;
+use crate::blkif::{self, Response};
 
 /// Steps of one input.
 const MOST: usize = 96;
 /// Turns without an end are a hang.
 const MOST_TURNS: usize = 4000;
 const DISK_SECTORS: u64 = 512;
+const STORM_EVENTS: u32 = 1000;
+/// What may come through at once, with room for work that is still done.
+const STORM_BURST: u128 = 2 * 64 + 4;
+const STORM_PAUSE: Duration = Duration::from_millis(2);
 const NR_SLOTS: u32 = 32;
 const REQ_PROD: usize = 0;
 const REQ_EVENT: usize = 4;
@@ -132,7 +137,9 @@ impl Bed {
 
     fn step(&mut self, input: &mut Input<'_>, queue: Option<Queue>) -> Option<Queue> {
         let queue = queue?;
-        match input.byte() % 25 {
+        let choice = input.byte();
+        match choice % 25 {
+            _ if choice == u8::MAX => return self.storm(input, queue),
             0..=7 => {
                 let slot = blk_slot::slot(input, self.abi, self.limits.capacity_sectors);
                 let at = self.slot_at(self.req_prod);
@@ -176,6 +183,21 @@ impl Bed {
 
     fn slot_at(&self, index: u32) -> usize {
         SLOTS_AT + (index % NR_SLOTS) as usize * wire::slot_len(self.abi)
+    }
+
+    /// Events without work, one after the other: beyond a burst one is let through in each pause, whatever the guest does.
+    fn storm(&mut self, input: &mut Input<'_>, queue: Queue) -> Option<Queue> {
+        let mut queue = self.turns(input, queue)?;
+        let (begun, before) = (Instant::now(), self.guest.acknowledged.load(Relaxed));
+        for _ in 0..STORM_EVENTS {
+            self.guest.send_event();
+            queue.wait(Duration::ZERO).unwrap();
+            queue = self.turn(input, queue)?.0;
+        }
+        let let_through = self.guest.acknowledged.load(Relaxed) - before;
+        let pauses = begun.elapsed().as_millis() / STORM_PAUSE.as_millis();
+        assert!(u128::from(let_through) <= STORM_BURST + pauses, "{let_through} of {STORM_EVENTS} events");
+        Some(queue)
     }
 
     /// Turns until it would sleep.
@@ -287,7 +309,10 @@ impl Bed {
             assert!(answer.is_clean && (-2..=0).contains(&answer.status), "{answer:?}");
             let place = owed.iter().position(|owed| *owed == (answer.id, answer.operation));
             let place = place.unwrap_or_else(|| panic!("{answer:?} answers nothing of {owed:?}"));
-            owed.swap_remove(place);
+            // A barrier is behind all that was taken before it.
+            let is_passed = answer.operation == blkif::BARRIER && answer.status == blkif::OKAY && place > 0;
+            assert!(!is_passed, "{answer:?} before {:?}", &owed[..place]);
+            owed.remove(place);
         }
         assert_eq!(owed.len(), now.req_cons.wrapping_sub(now.rsp_prod) as usize, "{owed:?}");
     }

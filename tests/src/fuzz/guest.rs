@@ -34,7 +34,12 @@ pub(super) struct Guest {
     pub(super) failing_calls: AtomicU32,
     /// The call that ends the worker, counted down; 0 for none.
     pub(super) kill_in: AtomicU32,
-    pub(super) event: AtomicBool,
+    /// Sent and not taken.
+    event: AtomicBool,
+    /// Taken and not let go: nothing more comes through.
+    is_masked: AtomicBool,
+    /// Events that were let go.
+    pub(super) acknowledged: AtomicU32,
     /// It has closed its end: nothing can be sent there.
     pub(super) deaf: AtomicBool,
     pub(super) notified: AtomicU32,
@@ -62,6 +67,8 @@ impl Guest {
             failing_calls: AtomicU32::new(0),
             kill_in: AtomicU32::new(0),
             event: AtomicBool::new(false),
+            is_masked: AtomicBool::new(false),
+            acknowledged: AtomicU32::new(0),
             deaf: AtomicBool::new(false),
             notified: AtomicU32::new(0),
             bell: Bell::new().unwrap(),
@@ -85,7 +92,9 @@ impl Guest {
 
     pub(super) fn send_event(&self) {
         self.event.store(true, Relaxed);
-        self.bell.ring();
+        if !self.is_masked.load(Relaxed) {
+            self.bell.ring();
+        }
     }
 
     fn may_die(&self) {
@@ -153,6 +162,7 @@ impl AsFd for Events {
 
 impl EventChannel for Events {
     fn bind(&mut self, _remote: Port) -> io::Result<()> {
+        self.0.is_masked.store(false, Relaxed);
         self.0.send_event();
         Ok(())
     }
@@ -165,10 +175,17 @@ impl EventChannel for Events {
 
     fn pending(&mut self) -> io::Result<Pending> {
         self.0.bell.hush();
-        Ok(if self.0.event.swap(false, Relaxed) { Pending::Event } else { Pending::None })
+        let is_sent = self.0.event.swap(false, Relaxed);
+        self.0.is_masked.fetch_or(is_sent, Relaxed);
+        Ok(if is_sent { Pending::Event } else { Pending::None })
     }
 
     fn ack(&mut self) -> io::Result<()> {
+        self.0.acknowledged.fetch_add(1, Relaxed);
+        self.0.is_masked.store(false, Relaxed);
+        if self.0.event.load(Relaxed) {
+            self.0.bell.ring();
+        }
         Ok(())
     }
 

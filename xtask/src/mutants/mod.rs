@@ -72,9 +72,25 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 fn cargo_test(tree: &Path, named: &Named) -> Command {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new("timeout");
-    command.args(["--kill-after=5", &LIMIT_S.to_string()]);
-    command.arg(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(["--kill-after=5", &LIMIT_S.to_string()]).arg(cargo);
+    with_settings(&mut command, tree, named);
+    command
+}
+
+/// Apart from the run: how long a build takes says nothing of a test.
+fn built(tree: &Path, named: &Named) -> Result<bool> {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    with_settings(&mut command, tree, named);
+    let output = command.arg("--no-run").output()?;
+    if !output.status.success() {
+        eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(output.status.success())
+}
+
+fn with_settings(command: &mut Command, tree: &Path, named: &Named) {
     command.args(["test", "--quiet"]).args(&named.cargo).current_dir(tree);
     // Other flags are other builds of everything.
     let build = if named.flags.is_empty() { "build" } else { "build-with-flags" };
@@ -85,7 +101,6 @@ fn cargo_test(tree: &Path, named: &Named) -> Command {
     }
     // What a test searches for by chance is searched for by the same chance each time.
     command.env("SPLITD_FUZZ_SEED", "1").env("PROPTEST_RNG_SEED", "1");
-    command
 }
 
 /// A test that fails anyway notices nothing.
@@ -101,6 +116,9 @@ fn baseline(tree: &Path, mutants: &[&Mutant]) -> Result<()> {
     }
     for (named, names) in tests {
         println!("without a mutant: {} {}", named.cargo.join(" "), names.join(" "));
+        if !built(tree, &named)? {
+            bail!("the sources do not compile without a mutant");
+        }
         let output = cargo_test(tree, &named).args(["--", "--exact"]).args(&names).output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let passed: usize = text
@@ -128,9 +146,7 @@ fn one(tree: &Path, mutant: &Mutant) -> Result<Outcome> {
 
 fn tried(tree: &Path, mutant: &Mutant) -> Result<Outcome> {
     let named = mutant.named()?;
-    let built = cargo_test(tree, &named).arg("--no-run").output()?;
-    if !built.status.success() {
-        eprintln!("{}", String::from_utf8_lossy(&built.stderr));
+    if !built(tree, &named)? {
         return Ok(Outcome::DoesNotCompile);
     }
     let status = cargo_test(tree, &named)
