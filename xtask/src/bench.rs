@@ -15,6 +15,9 @@ use crate::lab::{self, Xen};
 pub(crate) struct Args {
     #[command(subcommand)]
     what: What,
+    /// Install what the lab lacks without asking
+    #[arg(long, global = true)]
+    yes: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -116,13 +119,13 @@ pub(crate) fn run(args: Args) -> Result<()> {
         What::Net { lab: true, pairs, seconds, only, json } => {
             let seconds = seconds.unwrap_or(5);
             let env = format!("LAB_ROUNDS={pairs} LAB_SECONDS={seconds} LAB_ONLY='{only}'\n");
-            let rows = lab::bench(Xen::V4_17, "bench_net", &env)?;
+            let rows = lab::bench(Xen::V4_17, "bench_net", &env, args.yes)?;
             return report(bench.args(["rows", "--kind", "net", "--place", "lab"]), &rows, json.as_deref());
         }
     };
     if lab {
         let env = format!("LAB_ROUNDS={pairs} LAB_OPERATIONS={operations} LAB_ONLY='{only}'\n");
-        let rows = lab::bench(Xen::V4_17, "bench_block", &env)?;
+        let rows = lab::bench(Xen::V4_17, "bench_block", &env, args.yes)?;
         return report(bench.args(["rows", "--place", "lab"]), &rows, json.as_deref());
     }
     bench.arg("block").arg("--blkback").arg(release.join("blkback")).arg("--dir").arg(command::target());

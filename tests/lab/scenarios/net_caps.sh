@@ -80,8 +80,9 @@ scenario() {
   load 1 5203 -R
   kept 'rx_max = 6Mb/s of the domain, two vifs together' 6000000 8 rx_bytes 0 1
   policy 'net = { tx_pps_max = 300, rx_pps_max = 200 }'
-  load 1 5204 -u -b 2M -l 200
-  load 1 5205 -u -b 2M -l 200 -R
+  load 1 5204 -u -b 300k -l 200
+  load 1 5205 -u -b 300k -l 200 -R
+  # Four streams of 187 datagrams a second each: past the caps, and no more than dom0 can send and throw away beside.
   # TCP's uncut frames count as the packets that they become: with datagrams alone a frame is a packet.
   guest_run g 'ip link set eth0 down'
   sleep 5

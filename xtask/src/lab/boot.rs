@@ -134,6 +134,8 @@ fn qemu(systemd: bool, images: &Images, share: &Path, serial: &str) -> Result<Co
     }
     // One that is slow on purpose, for who shares it.
     drive(&mut command, &share::empty_disk(share, "slow", 256)?, "throttling.iops-total=100");
+    // dom0's own system once more, for a driver domain.
+    drive(&mut command, &images.file("dom0.img"), "snapshot=on");
     command.env("TMPDIR", share);
     Ok(command)
 }

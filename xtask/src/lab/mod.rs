@@ -3,6 +3,7 @@
 
 mod boot;
 mod image;
+mod packages;
 mod scenario;
 mod share;
 
@@ -29,6 +30,9 @@ pub(crate) struct Args {
     /// Who serves the disks
     #[arg(long, global = true, value_enum, default_value_t = Backend::Splitd)]
     backend: Backend,
+    /// How guests boot, where a scenario leaves it open
+    #[arg(long, global = true, value_enum, default_value_t = Guest::Pv)]
+    guest: Guest,
     /// Install what is missing without asking
     #[arg(long, global = true)]
     yes: bool,
@@ -71,6 +75,22 @@ pub(crate) enum Backend {
     Splitd,
     Kernel,
     Qdisk,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Guest {
+    Pv,
+    /// With one virtual processor always: several stand still for minutes under this emulator.
+    Pvh,
+}
+
+impl Guest {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Guest::Pv => "pv",
+            Guest::Pvh => "pvh",
+        }
+    }
 }
 
 impl Xen {
@@ -117,6 +137,7 @@ pub(crate) struct Plan {
     pub(crate) xen: Xen,
     pub(crate) store: Store,
     pub(crate) backend: Backend,
+    pub(crate) guest: Guest,
     pub(crate) systemd: bool,
     pub(crate) scenarios: Vec<Scenario>,
 }
@@ -125,7 +146,8 @@ impl Plan {
     /// Names the boot in directories and messages.
     pub(crate) fn name(&self) -> String {
         let init = if self.systemd { "-systemd" } else { "" };
-        format!("xen{}-{}-{}{init}", self.xen.version(), self.store.name(), self.backend.name())
+        let guest = if self.guest == Guest::Pvh { "-pvh" } else { "" };
+        format!("xen{}-{}-{}{guest}{init}", self.xen.version(), self.store.name(), self.backend.name())
     }
 }
 
@@ -145,14 +167,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         Action::Run { core: true, .. } => (known.into_iter().filter(|one| one.core).collect(), false),
         Action::Run { names, .. } => (scenario::pick(known, names)?, false),
     };
-    let missing = apt::missing_for_lab();
-    if !missing.is_empty() {
-        let question = format!("The lab needs {} from apt. Install?", missing.join(" "));
-        if !apt::agreed(args.yes, &question)? {
-            bail!("not installed: {}", missing.join(" "));
-        }
-        apt::install(&missing)?;
-    }
+    install_missing(args.yes)?;
     let shell = matches!(args.action, Action::Shell);
     let plans = plans(&args, &chosen, all);
     let deb = if args.backend == Backend::Splitd { Some(dist::build()?) } else { None };
@@ -172,6 +187,19 @@ pub(crate) fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
+/// Installs what this machine lacks for a boot, once agreed to.
+fn install_missing(yes: bool) -> Result<()> {
+    let missing = apt::missing_for_lab();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let question = format!("The lab needs {} from apt. Install?", missing.join(" "));
+    if !apt::agreed(yes, &question)? {
+        bail!("not installed: {}", missing.join(" "));
+    }
+    apt::install(&missing)
+}
+
 /// The boots that `args` ask for: everything not said is the default, or with `--all` every combination.
 fn plans(args: &Args, chosen: &[Scenario], all: bool) -> Vec<Plan> {
     let mut combinations = vec![(args.xen.unwrap_or(Xen::V4_17), args.store.unwrap_or(Store::C))];
@@ -184,6 +212,7 @@ fn plans(args: &Args, chosen: &[Scenario], all: bool) -> Vec<Plan> {
     combinations
         .into_iter()
         .flat_map(|(xen, store)| plans_for(xen, store, args.backend, chosen, all || !chosen.is_empty()))
+        .map(|plan| Plan { guest: args.guest, ..plan })
         .collect()
 }
 
@@ -203,7 +232,7 @@ pub(crate) fn plans_for(
                 .filter(|one| one.systemd == systemd && one.runs_on(xen, store, backend))
                 .cloned()
                 .collect();
-            Plan { xen, store, backend, systemd, scenarios }
+            Plan { xen, store, backend, guest: Guest::Pv, systemd, scenarios }
         })
         .filter(|plan| !plan.scenarios.is_empty() || (!skip_empty && !plan.systemd))
         .collect()
@@ -220,10 +249,12 @@ pub(crate) fn images_built() -> Result<bool> {
 }
 
 /// Runs a benchmark's scenario on `xen`, which finds `env` in its shell, and gives back its rows, one JSON object a line.
-pub(crate) fn bench(xen: Xen, scenario: &str, env: &str) -> Result<String> {
+pub(crate) fn bench(xen: Xen, scenario: &str, env: &str, yes: bool) -> Result<String> {
+    install_missing(yes)?;
     let chosen = scenario::pick(scenario::load()?, &[scenario.to_owned()])?;
     let deb = dist::build()?;
-    let plan = Plan { xen, store: Store::C, backend: Backend::Splitd, systemd: false, scenarios: chosen };
+    let (store, backend, guest) = (Store::C, Backend::Splitd, Guest::Pv);
+    let plan = Plan { xen, store, backend, guest, systemd: false, scenarios: chosen };
     fs::create_dir_all(command::target().join("lab"))?;
     fs::write(command::target().join("lab/bench.env"), env)?;
     let tally = run_plan(&plan, Some(&deb))?;

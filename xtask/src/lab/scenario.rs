@@ -28,6 +28,10 @@ pub(crate) struct Scenario {
     pub(crate) systemd: bool,
     /// The release whose kernel its guest runs, when that must not be dom0's.
     pub(crate) guest_kernel_of: Option<Xen>,
+    /// Packages it installs in dom0 from files.
+    pub(crate) packages: Vec<String>,
+    /// Whether it needs a worker that fails where it is told to.
+    pub(crate) faulty_worker: bool,
 }
 
 impl Scenario {
@@ -83,6 +87,8 @@ fn parse(name: &str, text: &str) -> Result<Scenario> {
         limit_seconds: 600,
         systemd: false,
         guest_kernel_of: None,
+        packages: Vec::new(),
+        faulty_worker: false,
     };
     for line in text.lines().map_while(|line| line.strip_prefix("# ")) {
         let (key, value) = line.split_once(": ").with_context(|| format!("not `key: value`: {line:?}"))?;
@@ -103,6 +109,8 @@ fn parse(name: &str, text: &str) -> Result<Scenario> {
                     value.parse().with_context(|| format!("limit in seconds, not {value:?}"))?;
             }
             "dom0" if value == "systemd" => scenario.systemd = true,
+            "packages" => scenario.packages = words().map(str::to_owned).collect(),
+            "faulty-worker" => scenario.faulty_worker = value == "yes",
             "guest-kernel-of" => scenario.guest_kernel_of = Some(choice(value)?),
             _ => bail!("unknown line {line:?}"),
         }

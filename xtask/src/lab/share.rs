@@ -8,8 +8,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::Plan;
 use super::image::Images;
+use super::{Plan, packages};
 use crate::{command, dist};
 
 /// Where the directory of this plan's boot is.
@@ -49,6 +49,9 @@ pub(crate) fn lay_out(
         "on_xen",
     ]))?;
     fs::copy(command::target().join("release/examples/on_xen"), share.join("on_xen"))?;
+    if plan.scenarios.iter().any(|one| one.faulty_worker) {
+        fs::copy(faulty_worker()?, share.join("blkback-faulty"))?;
+    }
     for guest in guests {
         let dir = share.join("guest").join(guest.kernel()?);
         fs::create_dir_all(&dir)?;
@@ -64,10 +67,11 @@ pub(crate) fn lay_out(
     fs::write(
         share.join("plan.env"),
         format!(
-            "LAB_XEN={} LAB_STORE={} LAB_BACKEND={} LAB_MODE={mode} LAB_GUEST={}\n",
+            "LAB_XEN={} LAB_STORE={} LAB_BACKEND={} LAB_MODE={mode} LAB_GUEST_TYPE={} LAB_GUEST={}\n",
             images.xen.version(),
             plan.store.name(),
             plan.backend.name(),
+            plan.guest.name(),
             images.kernel()?
         ),
     )?;
@@ -80,8 +84,22 @@ pub(crate) fn lay_out(
         writeln!(lines, "{} {}", scenario.name, scenario.limit_seconds)?;
     }
     fs::write(share.join("plan"), lines)?;
+    for scenario in plan.scenarios.iter().filter(|one| !one.packages.is_empty()) {
+        copy_dir(&packages::fetched(images, &scenario.packages)?, &share.join("packages").join(&scenario.name))?;
+    }
     fs::write(share.join("results"), "")?;
     Ok(share)
+}
+
+/// Built apart: what is released must not have its crash points.
+fn faulty_worker() -> Result<PathBuf> {
+    let target = command::target().join("faulty");
+    command::run(
+        command::cargo()
+            .args(["build", "--quiet", "-p", "blkback", "--features", "crash-points", "--target-dir"])
+            .arg(&target),
+    )?;
+    Ok(target.join("debug/blkback"))
 }
 
 /// `base` with `files` before it: an initrd may be several archives, one after the other.
