@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
@@ -18,9 +19,11 @@ pub(crate) fn run(no_lab: bool, yes: bool) -> Result<()> {
         }
         apt::install(&missing)?;
     }
-    println!("== format");
+    let began = Instant::now();
+    let step = |what: &str| println!("== {what} ({} s)", began.elapsed().as_secs());
+    step("format");
     command::run(command::cargo().args(["fmt", "--all", "--check"]))?;
-    println!("== lints");
+    step("lints");
     command::run(command::cargo().args([
         "clippy",
         "--quiet",
@@ -30,15 +33,15 @@ pub(crate) fn run(no_lab: bool, yes: bool) -> Result<()> {
         "-D",
         "warnings",
     ]))?;
-    println!("== tests without Xen");
+    step("tests without Xen");
     let mut without = counted(command::cargo().args(["test", "--workspace", "--no-fail-fast"]))?;
-    println!("== a worker killed at each crash point, disks that fail on command");
+    step("a worker killed at each crash point, disks that fail on command");
     let crashes = counted(
         command::cargo()
             .args(["test", "--no-fail-fast", "-p", "blkback", "--features", "crash-points"])
             .args(["--test", "restart", "--test", "disk_faults"]),
     )?;
-    println!("== interleavings of the ring (loom)");
+    step("interleavings of the ring (loom)");
     let loom = counted(
         command::cargo()
             .args(["test", "--release", "-p", "xen-ring", "--test", "loom"])
@@ -51,14 +54,15 @@ pub(crate) fn run(no_lab: bool, yes: bool) -> Result<()> {
     }
     let mut on_xen = Vec::new();
     if !no_lab {
-        println!("== package");
+        step("package");
         let deb = dist::build()?;
         lintian(&deb)?;
-        println!("== core scenarios on real Xen");
+        step("core scenarios on real Xen");
         for xen in Xen::ALL {
             on_xen.push((xen, lab::core(xen, Store::C, Backend::Splitd, &deb)?));
         }
     }
+    step("done");
     finish(without, &on_xen)
 }
 
