@@ -58,4 +58,5 @@ scenario() {
   done
   echo 'install xen-blkback /bin/true' > /etc/modprobe.d/lab.conf
   LAB_BACKEND=splitd
+  splitd_start
 }

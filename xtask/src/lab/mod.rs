@@ -258,10 +258,17 @@ pub(crate) fn bench(xen: Xen, scenario: &str, env: &str, yes: bool) -> Result<St
     fs::create_dir_all(command::target().join("lab"))?;
     fs::write(command::target().join("lab/bench.env"), env)?;
     let tally = run_plan(&plan, Some(&deb))?;
+    // Kept whatever the end was: half an hour of measuring is in it, and the next boot removes the directory.
+    let rows = fs::read_to_string(share::path(&plan).join("rows.jsonl")).unwrap_or_default();
+    let kept = command::target().join("lab").join(format!("{scenario}.jsonl"));
+    fs::write(&kept, &rows)?;
     if tally.failed > 0 {
-        bail!("the benchmark did not come to its end; see target/lab/{scenario}/");
+        bail!(
+            "the benchmark did not come to its end; see target/lab/{scenario}/, and {} for its rows",
+            kept.display()
+        );
     }
-    Ok(fs::read_to_string(share::path(&plan).join("rows.jsonl"))?)
+    Ok(rows)
 }
 
 /// The core scenarios in one boot.
