@@ -85,7 +85,10 @@ pub(crate) fn lay_out(
     }
     fs::write(share.join("plan"), lines)?;
     for scenario in plan.scenarios.iter().filter(|one| !one.packages.is_empty()) {
-        copy_dir(&packages::fetched(images, &scenario.packages)?, &share.join("packages").join(&scenario.name))?;
+        copy_dir(
+            &packages::fetched(images, &scenario.packages)?,
+            &share.join("packages").join(&scenario.name),
+        )?;
     }
     fs::write(share.join("results"), "")?;
     Ok(share)
