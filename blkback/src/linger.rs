@@ -20,6 +20,11 @@ impl Linger {
         Self { limit_ns, mean_ns: limit_ns, since_ns: None }
     }
 
+    /// It is ever worth asking.
+    pub(crate) fn is_on(&self) -> bool {
+        self.limit_ns > 0
+    }
+
     /// There is nothing yet: how long to look for it.
     pub(crate) fn begin(&mut self, now_ns: u64) -> u64 {
         self.since_ns.get_or_insert(now_ns);

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use worker::clock::monotonic_ns;
 use worker::journal::Journal;
 use worker::log_limit::LogLimit;
 use worker::message::Abi;
@@ -211,7 +212,7 @@ pub(crate) struct Queue<G: GrantTable, E> {
     /// Takes nothing new.
     closing: bool,
     mappings_seen_ns: u64,
-    started: Instant,
+    /// `CLOCK_MONOTONIC`, when last looked at.
     now_ns: u64,
 }
 
@@ -266,7 +267,10 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     /// Looks for a moment for what comes next, if that is worth it; true if it has come. At depth it would only cost: there the next
     /// completion is under way anyway, and batches grow while we sleep.
     fn linger(&mut self) -> Result<bool, Stop> {
-        let now_ns = self.clock_ns();
+        if !self.linger_for_frontend.is_on() {
+            return Ok(false);
+        }
+        let now_ns = monotonic_ns();
         let waits_for_disk = self.in_flight() == 1;
         let limit_ns = match self.in_flight() {
             0 => self.linger_for_frontend.begin(now_ns),
@@ -277,7 +281,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             return Ok(false);
         }
         self.uring.submit()?;
-        while self.clock_ns() - now_ns < limit_ns {
+        while monotonic_ns() - now_ns < limit_ns {
             if self.ring.unconsumed()? > 0 || self.uring.has_ended()? {
                 return Ok(true);
             }
@@ -291,12 +295,9 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         Ok(false)
     }
 
-    fn clock_ns(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
-    }
-
+    /// As seldom as can be: where the kernel counts time by Xen's clock, each look is a system call.
     fn look_at_clock(&mut self) {
-        self.now_ns = self.clock_ns();
+        self.now_ns = monotonic_ns();
     }
 
     fn note_wakeup(&mut self, taken: u32) {
@@ -380,7 +381,8 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     /// Ends as a worker does that is killed: what the kernel has is waited for, and nothing is booked.
     pub(crate) fn die(mut self, limit: Duration) {
         let mut ended = Vec::with_capacity(64);
-        while self.uring.in_flight() > 0 && self.started.elapsed() < limit {
+        let begun = Instant::now();
+        while self.uring.in_flight() > 0 && begun.elapsed() < limit {
             if self.uring.wait(Some(limit)).is_err() {
                 return;
             }

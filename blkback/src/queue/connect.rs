@@ -3,9 +3,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
 
 use worker::attach::{self, AttachError};
+use worker::clock::monotonic_ns;
 use worker::crash_point;
 use worker::journal::recover::Unusable;
 use worker::journal::{BeginError, Begun, Journal, Shape};
@@ -150,6 +150,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         uring.give_memory(terms.memory);
         let nr_slots = nr_slots as usize;
         let flushes = FlushLine::new(Arc::clone(&device.flushes), nr_slots);
+        let now_ns = monotonic_ns();
         let mut queue = Self {
             device,
             abi: terms.abi,
@@ -201,9 +202,8 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             linger_for_frontend: Linger::new(terms.busy_poll_ns),
             linger_for_disk: Linger::new(terms.busy_poll_ns),
             closing: false,
-            mappings_seen_ns: 0,
-            started: Instant::now(),
-            now_ns: 0,
+            mappings_seen_ns: now_ns,
+            now_ns,
         };
         queue.arm(Tag::Event)?;
         queue.arm(Tag::Bell)?;

@@ -6,7 +6,6 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use qos::cost::{Cursor, Op};
-use worker::clock;
 use worker::qos::Seen;
 use xenbus::hv::{EventChannel, GrantTable};
 
@@ -89,7 +88,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     pub(super) fn look_at_limits(&mut self) {
         self.throttle.wake_ns = None;
         if let Some(gate) = self.device.gate.get() {
-            self.throttle.now_ns = clock::monotonic_ns();
+            self.throttle.now_ns = self.now_ns;
             gate.look(&mut self.throttle.seen);
         }
     }

@@ -4,7 +4,8 @@
 # limit: 1800
 
 # The driver domain is this dom0's own system once more, without the powers of a dom0.
-inside() { guest_run dd "$@"; }
+# By its bash: busybox's shell, which is the guests', takes its own dpkg and modprobe for theirs.
+inside() { guest_run dd "PATH=/usr/sbin:/usr/bin exec bash -c ${*@Q}"; }
 driver_domain() {
   local len_bytes
   len_bytes=$(stat -c %s /host/splitd.deb)

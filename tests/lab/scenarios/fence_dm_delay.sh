@@ -23,7 +23,8 @@ answer_after_kill() {
   guest_run g 'head -c 4096 /dev/urandom > /run/new'
   began=$(date +%s%N)
   guest_job g write 'dd if=/run/new of=/dev/xvdb bs=4k count=1 oflag=direct'
-  must_within 30 eval 'awk "{exit !(\$9 > 0)}" "/sys/block/$(basename "$(readlink -f /dev/mapper/slow)")/stat"'
+  # Not the device's own count: it does not begin before the delay has ended.
+  must_within 30 eval 'dmsetup status slow | awk "{exit !(\$5 > 0)}"'
   kill -9 "$old"
   WRITE_LEFT_MS=$((WRITE_MS - ($(date +%s%N) - began) / 1000000))
   milliseconds guest_run g 'dd if=/dev/xvdb of=/dev/null bs=4k count=1 skip=64 iflag=direct' || fail "the read failed"

@@ -10,6 +10,8 @@ scenario() {
   packages
   network
   splitd_serves_all
+  # libvirt knows no processor as small as the emulator's, which lacks what its 486 has.
+  sed -i "/name='vme'/d" /usr/share/libvirt/cpu_map/x86_486.xml
   mkdir -p /run/libvirt /run/lab/guests
   (setsid libvirtd > /run/lab/libvirtd.log 2>&1 < /dev/null &)
   must_within 120 virsh version

@@ -115,8 +115,9 @@ fn qemu(systemd: bool, images: &Images, share: &Path, serial: &str) -> Result<Co
     let mut command = Command::new("qemu-system-x86_64");
     command
         .args(["-accel", "tcg,thread=multi"])
-        // With SMAP dom0's kernel dies in its first instructions under this emulator; with RDTSCP PVH guests are killed.
-        .args(["-cpu", "max,-smap,-pku,-rdtscp", "-smp", "2", "-m", "4096"])
+        // With SMAP dom0's kernel dies in its first instructions under this emulator; with RDTSCP PVH guests are killed. With ERMS and FSRM
+        // every copy is byte by byte, which takes twice as long here and no real processor any longer.
+        .args(["-cpu", "max,-smap,-pku,-rdtscp,-erms,-fsrm", "-smp", "2", "-m", "4096"])
         .args(["-display", "none", "-no-reboot", "-nic", "none", "-serial", serial])
         .arg("-kernel")
         .arg(images.file("xen"))
