@@ -241,9 +241,9 @@ where
             return;
         }
         let key = FenceKey::new(&held.open.vm_uuid, held.open.devid);
-        // A read-only target is copied from: what a dead predecessor still reads lands in its own buffers.
-        let unfenced = held.opened.read_only || worker::crash::without("fence");
-        let passed = if unfenced { Ok(true) } else { fence::try_lock(held.target.as_fd(), key) };
+        let open = if held.opened.read_only { fence::Open::ReadOnly } else { fence::Open::ReadWrite };
+        let unfenced = worker::crash::without("fence");
+        let passed = if unfenced { Ok(true) } else { fence::try_lock(held.target.as_fd(), open, key) };
         let waited = connecting.since.elapsed();
         match passed {
             Ok(true) => {
@@ -284,9 +284,6 @@ where
     fn connect_queues(&mut self) {
         let (Some(held), Some(connecting)) = (&mut self.held, &self.connecting) else { return };
         let connect = &connecting.connect;
-        // No lock can be had on a target that is open for reading alone, so nothing is ever read into the guest's own pages:
-        // there a dead worker's late read could land after the page was used anew.
-        let mode = if held.opened.read_only { TransferMode::Copy } else { connect.mode };
         let discard = held.opened.discard;
         let limits = Limits {
             capacity_sectors: held.opened.capacity_sectors,
@@ -309,7 +306,7 @@ where
                 busy_poll_ns: u64::from(held.open.busy_poll_us) * 1000,
                 ring: ring.clone(),
                 abi: connect.abi,
-                mode,
+                mode: connect.mode,
                 limits,
                 block_len: held.opened.logical_block_len_bytes,
                 memory,

@@ -3,7 +3,10 @@
 
 mod world;
 
+use std::os::fd::AsFd;
+
 use blkback::wire::OP_READ;
+use worker::fence::{self, FenceKey};
 use worker::message::{Abi, Connect, FromWorker, Open, Phase, ToWorker};
 use world::{Frontend, Worker, World};
 use xenbus::sim::Held;
@@ -32,25 +35,32 @@ fn open_refuses_by_name() {
 }
 
 /// The fence: while anybody else's I/O on the device may be in flight nothing is mapped or answered; too long means frozen with
-/// an alarm, still detachable; its end means served.
+/// an alarm, still detachable; its end means served. A disk for reading alone has one, too: what a dead worker still reads keeps the
+/// event channel.
 #[test]
 fn fence_holds_back_and_lets_go() {
-    use std::os::fd::AsFd;
+    held_back_and_let_go(fence::Open::ReadWrite);
+    held_back_and_let_go(fence::Open::ReadOnly);
+}
+
+fn held_back_and_let_go(how: fence::Open) {
+    let read_only = how == fence::Open::ReadOnly;
     let world = World::new(MIB);
     let mut guest = Frontend::new(&world.guest, 1, 0, Abi::Native64, 1);
-    let predecessor = std::fs::OpenOptions::new().read(true).write(true).open(&world.image).unwrap();
-    let key = worker::fence::FenceKey::new(&world.open().vm_uuid, world.open().devid);
-    assert!(worker::fence::try_lock(predecessor.as_fd(), key).unwrap());
+    let predecessor = std::fs::OpenOptions::new().read(true).write(!read_only).open(&world.image).unwrap();
+    let open = || Open { read_only, ..world.open() };
+    let key = FenceKey::new(&open().vm_uuid, open().devid);
+    assert!(fence::try_lock(predecessor.as_fd(), how, key).unwrap());
     guest.send(0, &[guest.request(OP_READ, 1, 0, &[(0, 0, 7)])]);
     let connect = Connect { fence_timeout_ms: 50, ..world.connect(&guest) };
 
     let mut gives_up = Worker::spawn(world.dir.path());
-    gives_up.open(world.open());
+    gives_up.open(open());
     assert!(matches!(gives_up.ask(&ToWorker::Connect(connect.clone())), FromWorker::Frozen { .. }));
     gives_up.disconnect();
 
     let mut waits = Worker::spawn(world.dir.path());
-    waits.open(world.open());
+    waits.open(open());
     assert!(matches!(waits.ask(&ToWorker::Connect(connect)), FromWorker::Frozen { .. }));
     assert!(guest.poll(0).is_empty());
     assert_eq!(world.guest.held(), Held::default(), "nothing is touched before the fence");

@@ -1,13 +1,18 @@
-//! The fence between a worker and whatever of a dead predecessor's I/O the kernel still holds: an exclusive lock on a byte of
-//! the target far beyond any disk's end, owned by the open file. An operation in flight keeps its file open, so the lock is
-//! granted only when the last one has ended. Knows nothing of requests.
+//! The fence between a worker and whatever of a dead predecessor's I/O the kernel still holds: a lock on a byte of the target far
+//! beyond any disk's end, owned by the open file. An operation in flight keeps its file open, so the lock is granted only when the
+//! last one has ended. Then all files of the predecessor's io_uring are closed, its event channel among them, which nobody else can
+//! bind before. Knows nothing of requests.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-// `struct flock` has them as i16; both are 0 or 1 on Linux.
+// `struct flock` has them as i16; all are 0 to 2 on Linux.
 #[allow(clippy::cast_possible_truncation)]
 const WRITE_LOCK: libc::c_short = libc::F_WRLCK as libc::c_short;
+#[allow(clippy::cast_possible_truncation)]
+const READ_LOCK: libc::c_short = libc::F_RDLCK as libc::c_short;
+#[allow(clippy::cast_possible_truncation)]
+const UNLOCKED: libc::c_short = libc::F_UNLCK as libc::c_short;
 #[allow(clippy::cast_possible_truncation)]
 const FROM_START: libc::c_short = libc::SEEK_SET as libc::c_short;
 
@@ -28,20 +33,46 @@ impl FenceKey {
     }
 }
 
-/// Takes the lock if nobody holds it; true if it is ours now. `file` is open for writing and never shared with another process.
-pub fn try_lock(file: BorrowedFd<'_>, key: FenceKey) -> io::Result<bool> {
+/// How the target is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Open {
+    /// For reading and writing.
+    ReadWrite,
+    /// For reading: its lock is one that others may have too, so it is asked first whether anybody does.
+    ReadOnly,
+}
+
+/// Takes the lock if nobody holds it; true if it is ours now. `file` is never shared with another process.
+pub fn try_lock(file: BorrowedFd<'_>, open: Open, key: FenceKey) -> io::Result<bool> {
+    if open == Open::ReadWrite {
+        return Ok(ask(file, libc::F_OFD_SETLK, WRITE_LOCK, key)?.is_some());
+    }
+    // Whether a writer might lock it may be asked by any reader.
+    if ask(file, libc::F_OFD_GETLK, WRITE_LOCK, key)? != Some(UNLOCKED) {
+        return Ok(false);
+    }
+    Ok(ask(file, libc::F_OFD_SETLK, READ_LOCK, key)?.is_some())
+}
+
+/// What the kernel says of a lock on that byte: the lock there is now, or `None` if somebody else has one.
+fn ask(
+    file: BorrowedFd<'_>,
+    how: libc::c_int,
+    kind: libc::c_short,
+    key: FenceKey,
+) -> io::Result<Option<libc::c_short>> {
     // SAFETY: `flock` is plain data, for which zeroes are a value.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-    (lock.l_type, lock.l_whence) = (WRITE_LOCK, FROM_START);
+    (lock.l_type, lock.l_whence) = (kind, FROM_START);
     lock.l_start = key.0;
     lock.l_len = 1;
     // SAFETY: the pointer is valid for the call.
-    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw mut lock) } == 0 {
-        return Ok(true);
+    if unsafe { libc::fcntl(file.as_raw_fd(), how, &raw mut lock) } == 0 {
+        return Ok(Some(lock.l_type));
     }
     let error = io::Error::last_os_error();
     match error.raw_os_error() {
-        Some(libc::EAGAIN | libc::EACCES | libc::EINTR) => Ok(false),
+        Some(libc::EAGAIN | libc::EACCES | libc::EINTR) => Ok(None),
         _ => Err(error),
     }
 }
@@ -53,18 +84,28 @@ mod tests {
 
     use super::*;
 
-    /// Two opens of one target by the same device exclude each other until the last close; another device does not wait.
-    #[test]
-    fn excludes_the_same_device_only() {
+    fn excludes(how: Open) {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let open = || OpenOptions::new().read(true).write(true).open(file.path()).unwrap();
+        let open = || OpenOptions::new().read(true).write(how == Open::ReadWrite).open(file.path()).unwrap();
         let (first, second) = (open(), open());
         let key = FenceKey::new("5d0a…", 51712);
 
-        assert!(try_lock(first.as_fd(), key).unwrap());
-        assert!(!try_lock(second.as_fd(), key).unwrap());
-        assert!(try_lock(second.as_fd(), FenceKey::new("5d0a…", 51728)).unwrap());
+        assert!(try_lock(first.as_fd(), how, key).unwrap());
+        assert!(!try_lock(second.as_fd(), how, key).unwrap());
+        assert!(try_lock(second.as_fd(), how, FenceKey::new("5d0a…", 51728)).unwrap());
         drop(first);
-        assert!(try_lock(second.as_fd(), key).unwrap());
+        assert!(try_lock(second.as_fd(), how, key).unwrap());
+    }
+
+    /// Two opens of one target by the same device exclude each other until the last close; another device does not wait.
+    #[test]
+    fn excludes_the_same_device_only() {
+        excludes(Open::ReadWrite);
+    }
+
+    /// The same where the target is read-only: a dead worker's reads keep its event channel, which its successor has to bind.
+    #[test]
+    fn excludes_readers_too() {
+        excludes(Open::ReadOnly);
     }
 }
