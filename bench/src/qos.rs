@@ -16,7 +16,7 @@ mod others;
 use others::{Fifo, Limiter, Slices, Tags};
 
 const SECOND: u64 = 1_000_000_000;
-const DEVICE: Device = Device { parallel: 32, jitter: 0.5, slow_ns: None };
+const DEVICE: Device = Device { parallel: 32, jitter: 0.5, slow_ns: None, factor: 1 };
 /// Shares are judged of tenants with so many requests at least: of fewer, one more or less is half a percent.
 const LEAST_REQUESTS: usize = 500;
 

@@ -26,6 +26,9 @@ const STARVED: f64 = 0.7;
 const HUNGRY_NS: u64 = 50_000_000;
 /// Weight of the latest look in what is done.
 const DONE_BLEND: f64 = 0.03;
+/// So many completions tell a rate, or as many as there are in that time, ns.
+const LEAST_DONE: u64 = 8;
+const LONGEST_LOOK_NS: u64 = 200_000_000;
 /// More than any disk does between two plans.
 const GROWTH_MAX: u64 = 1 << 50;
 /// Weight of the latest look in the mean cost of a request.
@@ -109,6 +112,8 @@ pub struct Planner {
     /// Work a second that was done of late.
     done_per_s: f64,
     rate_looks: u64,
+    /// Since the last look at it: time, work and requests done.
+    seen: [u64; 3],
 }
 
 impl Planner {
@@ -189,17 +194,15 @@ impl Planner {
         let seconds = to_f64(time_ns) / 1e9;
         // Who is not held back although there is too much under way wants more than there is, too.
         let rationed = self.contended && self.level < OVERFULL;
-        let mut done_ns = 0;
+        let (mut done_ns, mut done_ops) = (0, 0);
         for (id, member) in &mut self.members {
             let grown = member.look(sample(*id), now_ns, seconds, rationed);
             done_ns += grown.done_ns;
+            done_ops += grown.done_ops;
             self.sums.add(&grown);
         }
         let totals = self.sums;
-        let latest = to_f64(done_ns) / seconds;
-        if done_ns > 0 {
-            self.learn_rate(latest);
-        }
+        self.count_done(time_ns, done_ns, done_ops);
         let active = self.members.values().filter(|member| member.active).count();
         let hungry = self.members.values().any(|member| member.hungry);
         self.depth.observe(now_ns, totals);
@@ -216,6 +219,20 @@ impl Planner {
         }
         outlook.short_of_reserves = self.divide(now_ns, &outlook, hungry, tell);
         outlook
+    }
+
+    /// Few completions say little of a rate, and one between two plans far too much: a slow device is looked at for longer.
+    fn count_done(&mut self, time_ns: u64, done_ns: u64, done_ops: u64) {
+        if done_ops == 0 && self.sums.in_flight_ops() == 0.0 {
+            return;
+        }
+        let seen = &mut self.seen;
+        *seen = [seen[0] + time_ns, seen[1] + done_ns, seen[2] + done_ops];
+        let [time_ns, done_ns, done_ops] = *seen;
+        if done_ops >= LEAST_DONE || done_ops > 0 && time_ns >= LONGEST_LOOK_NS {
+            *seen = [0; 3];
+            self.learn_rate(to_f64(done_ns) * 1e9 / to_f64(time_ns));
+        }
     }
 
     /// What the device does, without the noise of a few milliseconds; a change of the device itself is seen at once.

@@ -76,6 +76,8 @@ pub struct Device {
     pub jitter: f64,
     /// Three times slower between these.
     pub slow_ns: Option<(u64, u64)>,
+    /// As many times slower than its costs say, always.
+    pub factor: u32,
 }
 
 /// What a tenant got.
@@ -277,7 +279,8 @@ impl<R: Rule> Run<'_, R> {
         let Some(Reverse(free_ns)) = self.places.pop() else { return };
         let spread = 1.0 + self.device.jitter * (self.random.unit() + self.random.unit() - 1.0);
         let slow = self.device.slow_ns.is_some_and(|(from, to)| (from..to).contains(&now_ns));
-        let alone_ns = piece.cost_ns * u64::from(self.device.parallel) * if slow { 3 } else { 1 };
+        let factor = u64::from(self.device.factor) * if slow { 3 } else { 1 };
+        let alone_ns = piece.cost_ns * u64::from(self.device.parallel) * factor;
         #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let takes_ns = (alone_ns as f64 * spread) as u64;
         let ends_ns = free_ns.max(now_ns) + takes_ns;
