@@ -33,6 +33,9 @@ enum What {
         /// Operations of each job, in the lab
         #[arg(long, default_value_t = 3000)]
         operations: u32,
+        /// A line of splitd.toml for splitd's turns, in the lab
+        #[arg(long, default_value = "")]
+        setting: String,
         /// Only cases whose name contains this
         #[arg(long, default_value = "")]
         only: String,
@@ -89,8 +92,15 @@ pub(crate) fn run(args: Args) -> Result<()> {
     command::run(command::cargo().args(["build", "--release", "--quiet"]).args(programs.as_flattened()))?;
     let release = command::target().join("release");
     let mut bench = Command::new(release.join("bench"));
-    let (lab, pairs, operations, only, json) = match args.what {
-        What::Block { lab, pairs, operations, only, json } => (lab, pairs, operations, only, json),
+    let (pairs, only, json) = match args.what {
+        What::Block { lab: true, pairs, operations, setting, only, json } => {
+            let env = format!(
+                "LAB_ROUNDS={pairs} LAB_OPERATIONS={operations} LAB_ONLY='{only}' LAB_SETTING='{setting}'\n"
+            );
+            let rows = lab::bench(Xen::V4_17, "bench_block", &env, args.yes)?;
+            return report(bench.args(["rows", "--place", "lab"]), &rows, json.as_deref());
+        }
+        What::Block { lab: false, pairs, only, json, .. } => (pairs, only, json),
         What::Qos { json } => {
             bench.arg("qos");
             bench.args(json.iter().flat_map(|path| [Path::new("--json"), path]));
@@ -123,11 +133,6 @@ pub(crate) fn run(args: Args) -> Result<()> {
             return report(bench.args(["rows", "--kind", "net", "--place", "lab"]), &rows, json.as_deref());
         }
     };
-    if lab {
-        let env = format!("LAB_ROUNDS={pairs} LAB_OPERATIONS={operations} LAB_ONLY='{only}'\n");
-        let rows = lab::bench(Xen::V4_17, "bench_block", &env, args.yes)?;
-        return report(bench.args(["rows", "--place", "lab"]), &rows, json.as_deref());
-    }
     bench.arg("block").arg("--blkback").arg(release.join("blkback")).arg("--dir").arg(command::target());
     bench.args(["--pairs", &pairs.to_string(), "--only", &only]);
     if let Some(json) = json {

@@ -6,7 +6,7 @@
 # Round by round, in a guest started anew for each turn; one JSON row a line goes to /host/rows.jsonl.
 # A turn: no guest runs; splitd is stopped; xen-blkback is loaded for the kernel's turn only, splitd started for its own;
 # guest, jobs, guest stopped; module unloaded. dom0's CPU time is Xen's account of dom0 during the job.
-. /host/bench.env # LAB_ROUNDS LAB_OPERATIONS LAB_ONLY
+. /host/bench.env # LAB_ROUNDS LAB_OPERATIONS LAB_ONLY LAB_SETTING
 
 # Looking for a guest's answer takes dom0's time, too.
 POLL_SECONDS=1
@@ -28,7 +28,7 @@ turn() {
   [ "$who" != kernel ] || { rm -f /etc/modprobe.d/lab.conf; modprobe xen-blkback; }
   [ "$who" = kernel ] || echo 'install xen-blkback /bin/true' > /etc/modprobe.d/lab.conf
   LAB_BACKEND=$who
-  [ "$who" != splitd ] || splitd_start
+  [ "$who" != splitd ] || { splitd_start; [ -z "$LAB_SETTING" ] || splitd_setting "$LAB_SETTING"; }
   guest_start g "$(disk xvda "$root")" "$(disk xvdb "$data")"
   must_within 60 guest_run g 'test -b /dev/xvdb'
   for job in /host/fio/*$LAB_ONLY*.fio; do

@@ -41,7 +41,12 @@ scenario() {
   local back
   driver_domain
   inside 'cp --sparse=always /lab/guest-root.img /srv/g.img && truncate -s 64M /srv/data.img && truncate -s 16M /srv/more.img'
-  VIFS="'mac=00:16:3e:00:00:02,bridge=xenbr0,backend=dd'" guest_start g "$(disk_of xvda /srv/g.img)" "$(disk_of xvdb /srv/data.img)"
+  VIFS="'mac=00:16:3e:00:00:02,bridge=xenbr0,backend=dd'" guest_create g "$(disk_of xvda /srv/g.img)" "$(disk_of xvdb /srv/data.img)" || {
+    inside 'tail -n 40 /run/splitd.log /run/devd.log'
+    fail "xl create g failed"
+  }
+  must_within $UP_SECONDS guest_up_or_gone g
+  guest_up g || fail "the guest did not reach its userland"
   [ -z "$(xenstore-list "/local/domain/0/backend/vbd/$(xl domid g)" 2> /dev/null)" ] || fail "dom0 serves the guest"
   must_within 60 guest_run g 'test -b /dev/xvdb'
   verify_until_stopped g
