@@ -20,6 +20,8 @@ const MOST_OPS: f64 = 1024.0;
 const FIRST_OPS: f64 = 4.0;
 /// An epoch with fewer completions says nothing.
 const LEAST_COMPLETIONS: u64 = 32;
+/// Less full than that, a device has no queue to look behind: what it takes is its own time.
+const QUEUELESS: f64 = 0.7;
 /// Longest probe.
 const PROBE_EPOCHS: u32 = 20;
 /// A device that is slower than that is measured as it is.
@@ -180,7 +182,13 @@ impl Depth {
             self.probe_gain |= epoch.stretch < before * 0.9;
             self.probe_at_ns = now_ns + if self.probe_gain { PROBE_AGAIN_NS } else { PROBE_NS };
         } else if now_ns >= self.probe_at_ns {
-            self.probe();
+            // By Little's law, what it had at a time.
+            let fill = epoch.stretch * epoch.work_per_s / self.window.ops;
+            if fill >= QUEUELESS {
+                self.probe();
+            } else {
+                self.probe_at_ns = now_ns + PROBE_NS;
+            }
         }
         self.window.ops = (self.gain() * most * least(&self.epochs)).clamp(LEAST_OPS, MOST_OPS);
     }

@@ -210,10 +210,11 @@ impl Planner {
         let mut outlook = Outlook { active, level, work_per_s: self.done_per_s, short_of_reserves: false };
         self.level = level;
         let was = std::mem::replace(&mut self.contended, active > 1);
-        if self.contended && !was {
+        if self.contended && !was && level >= STARVED {
             self.depth.probe();
         }
-        if !self.contended {
+        // What it does is not known before it has done something: nothing could be given out, and so nothing would be done.
+        if !self.contended || self.rate_looks == 0 {
             self.lift(now_ns, tell);
             return outlook;
         }

@@ -189,8 +189,13 @@ impl Machine {
                 }
                 done.push(format!("loaded {}", backend.module()));
             } else if removed && self.sys.driver(backend) == Driver::Absent {
+                // As long as it is not there splitd takes new devices, and udev brings it in for the same ones.
                 let (module, devices) = (backend.module(), devices(backend));
-                done.push(format!("{module} is loaded when new {devices} are attached"));
+                let loaded = if self.is_dry { Ok(()) } else { load(backend) };
+                done.push(match loaded {
+                    Ok(()) => format!("loaded {module}: new {devices} are the kernel's"),
+                    Err(trouble) => format!("{trouble}: load {module} before new {devices} are attached"),
+                });
             }
         }
         self.remove(TMPFILES, &mut done)?;

@@ -258,6 +258,7 @@ impl Driver<'_> {
     }
 
     fn take_answer(&mut self, message: Message) -> Result<(), Lost> {
+        self.outgoing.answered(message.req_id);
         let Some(pending) = self.pending.remove(&message.req_id) else {
             return Err(Lost::Protocol(format!(
                 "an answer to request {}, which is not open",

@@ -1,6 +1,7 @@
 //! One connection to a store: bytes in, messages out. The socket is a stream; the kernel's device takes one message per `write`,
-//! never says that it is writable, and may block in it until xenstored has answered, so that is done on a thread of its own.
-//! Knows nothing of what the messages mean.
+//! never says that it is writable, and may block in it until xenstored has answered, so that is done on a thread of its own. It also
+//! sends a message's body later than its `write` returns, from a buffer that the next `write` fills anew (Linux
+//! drivers/xen/xenbus, seen as EINVAL for well-formed paths): so one request at a time. Knows nothing of what the messages mean.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -52,7 +53,8 @@ fn open_device(path: &Path) -> io::Result<(Incoming, Outgoing)> {
     let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     // tokio's only plain file that it polls; that it is called a pipe does not matter here.
     let incoming = pipe::Receiver::from_file_unchecked(file.try_clone()?)?;
-    let outgoing = Outgoing::Device { file: Arc::new(file), unsent: VecDeque::new(), writing: None };
+    let outgoing =
+        Outgoing::Device { file: Arc::new(file), unsent: VecDeque::new(), writing: None, open: None };
     Ok((Incoming::Device(incoming), outgoing))
 }
 
@@ -93,6 +95,8 @@ pub(super) enum Outgoing {
         file: Arc<File>,
         unsent: VecDeque<(u32, Bytes)>,
         writing: Option<Writing>,
+        /// Written and not answered.
+        open: Option<u32>,
     },
     /// The connection is lost.
     Closed,
@@ -115,11 +119,23 @@ impl Outgoing {
         }
     }
 
+    /// There is nothing to send, or not yet.
     pub(super) fn is_idle(&self) -> bool {
         match self {
             Self::Socket { unsent, .. } => unsent.is_empty(),
-            Self::Device { unsent, writing, .. } => unsent.is_empty() && writing.is_none(),
+            Self::Device { unsent, writing, open, .. } => {
+                writing.is_none() && (unsent.is_empty() || open.is_some())
+            }
             Self::Closed => true,
+        }
+    }
+
+    /// A request has its answer.
+    pub(super) fn answered(&mut self, req_id: u32) {
+        if let Self::Device { open, .. } = self
+            && *open == Some(req_id)
+        {
+            *open = None;
         }
     }
 
@@ -133,11 +149,12 @@ impl Outgoing {
                 }
                 Ok(None)
             }
-            Self::Device { file, unsent, writing } => {
+            Self::Device { file, unsent, writing, open } => {
                 let current = match writing {
                     Some(current) => current,
                     None => {
                         let Some((req_id, message)) = unsent.pop_front() else { return Ok(None) };
+                        *open = Some(req_id);
                         let file = Arc::clone(file);
                         let written = spawn_blocking(move || write_message(&file, &message));
                         writing.insert(Writing { req_id, written })
@@ -148,7 +165,10 @@ impl Outgoing {
                 *writing = None;
                 match result {
                     Ok(Ok(())) => Ok(None),
-                    Ok(Err(source)) => Ok(Some(Rejected { req_id, source })),
+                    Ok(Err(source)) => {
+                        *open = None;
+                        Ok(Some(Rejected { req_id, source }))
+                    }
                     Err(stopped) => Err(io::Error::other(stopped)),
                 }
             }
