@@ -39,16 +39,10 @@ pub(crate) fn lay_out(
         fs::copy(deb, share.join("splitd.deb")).with_context(|| format!("{}", deb.display()))?;
         fs::copy(dist::next()?, share.join("splitd-next.deb")).context("the package to upgrade to")?;
     }
-    command::run(command::cargo().args([
-        "build",
-        "--release",
-        "--quiet",
-        "-p",
-        "xenbus",
-        "--example",
-        "on_xen",
-    ]))?;
-    fs::copy(command::target().join("release/examples/on_xen"), share.join("on_xen"))?;
+    for (of, example) in [("xenbus", "on_xen"), ("worker", "sandbox_probe")] {
+        command::run(command::cargo().args(["build", "--release", "--quiet", "-p", of, "--example", example]))?;
+        fs::copy(command::target().join("release/examples").join(example), share.join(example))?;
+    }
     if plan.scenarios.iter().any(|one| one.faulty_worker) {
         fs::copy(faulty_worker()?, share.join("blkback-faulty"))?;
     }
