@@ -152,7 +152,11 @@ pub struct Toolstack {
 pub async fn toolstack(store: &Store, id: DeviceId) -> Result<Toolstack, Error> {
     let names = ["params", "mode", "discard-enable", "device-type", "removable", "script", "mac", "ip"];
     let ours = nodes_of(store, &id.backend_dir(), names).await?;
-    let guest = nodes_of(store, home(id).trim_end_matches('/'), ["vm", "name"]).await?;
+    // dom0's toolstack keeps these from a driver domain, whose guests then go by their numbers.
+    let guest = match nodes_of(store, home(id).trim_end_matches('/'), ["vm", "name"]).await {
+        Err(Error::Access { .. }) => Nodes::new(),
+        known => known?,
+    };
     let text = |nodes: &Nodes, name| {
         nodes.get(name).map(|value: &Vec<u8>| String::from_utf8_lossy(value).into_owned())
     };
@@ -288,6 +292,25 @@ mod tests {
         }
         assert_eq!(frontend_path(id, Some(b"\xff\xfe")), None);
         assert_eq!(frontend_path(id, None), None);
+    }
+
+    /// Scenario 28: in a driver domain a guest's name and uuid are not readable. It is served all the same, under its number.
+    #[test]
+    fn a_driver_domain_knows_guests_by_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = xenbus::sim::SimHost::start(dir.path()).unwrap();
+        let backend = host.domain(DomId(5), "driver domain", "5", 16).unwrap();
+        host.domain(DomId(6), "guest", "6", 16).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let address = xenbus::store::Address::Socket(backend.store_socket().to_owned());
+            let store = Store::connect(&address).await.unwrap();
+            let name = store.read_text("/local/domain/6/name").await;
+            assert!(matches!(name, Err(Error::Access { .. })), "{name:?}");
+            let id = DeviceId { backend: DomId(5), frontend: DomId(6), devid: 51712, kind: Kind::Vbd };
+            let told = toolstack(&store, id).await.unwrap();
+            assert_eq!((told.domain_name, told.vm_uuid.as_str()), (None, "domain-6"));
+        });
     }
 
     /// X13: a frontend that keeps its nodes from the backend's domain breaks the protocol, with the node's name; it is no trouble of the

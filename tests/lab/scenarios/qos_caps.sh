@@ -40,10 +40,10 @@ scenario() {
     VCPUS=$vcpus guest_start g "$(disk xvda "$(root_image g)")" "$(disk xvdb "$(image b 64)")" "$(disk xvdc "$(image c 64)")"
     must_within 60 guest_run g 'test -b /dev/xvdc'
     policy 'disk = { total_iops_max = 100 }'
-    load xvdb 4k "$vcpus"
+    load xvdb 16k "$vcpus"
     must_within 60 eval '[ "$(done_so_far requests xvdb)" -gt 50 ]'
     within "100 IOPS, $vcpus vCPUs" "$(rate 20 requests xvda xvdb)" 100
-    load xvdc 4k "$vcpus"
+    load xvdc 16k "$vcpus"
     must_within 60 eval '[ "$(done_so_far requests xvdc)" -gt 50 ]'
     within "100 IOPS, $vcpus vCPUs, two disks together" "$(rate 20 requests xvda xvdb xvdc)" 100
     if [ "$vcpus" = 4 ]; then
