@@ -80,7 +80,9 @@ pub struct Depth {
     last_ns: u64,
     probe_at_ns: u64,
     probing: bool,
-    /// Epochs of this probe.
+    /// So many had been begun before this probe: until they have ended, what ends says nothing of it.
+    drain_to_ops: u64,
+    /// Epochs of this probe, after that.
     probed: u32,
     probe_gain: bool,
     /// How far its fill is off as a rule.
@@ -96,6 +98,7 @@ impl Default for Depth {
             last_ns: 0,
             probe_at_ns: 0,
             probing: false,
+            drain_to_ops: 0,
             probed: 0,
             probe_gain: false,
             noise: 0.2,
@@ -128,8 +131,9 @@ impl Depth {
 
     /// Half of what the device does, for a moment: without a queue it shows its own time. To be asked for where it was left to
     /// whoever came; it is done now and then by itself.
-    pub fn probe(&mut self) {
-        (self.probing, self.probed, self.probe_gain) = (true, 0, false);
+    pub fn probe(&mut self, totals: Totals) {
+        (self.probing, self.drain_to_ops) = (true, totals.issued_ops);
+        (self.probed, self.probe_gain) = (0, false);
     }
 
     /// A probe is under way.
@@ -160,11 +164,11 @@ impl Depth {
         let took = to_f64(totals.latency_ns.wrapping_sub(before.latency_ns));
         let epoch = Measured { at_ns: now_ns, work_per_s: work / 1e9 / seconds, stretch: took / work };
         self.window.work_ns = self.window.ops * work / to_f64(done);
-        self.learn(now_ns, epoch);
+        self.learn(now_ns, epoch, totals);
         true
     }
 
-    fn learn(&mut self, now_ns: u64, epoch: Measured) {
+    fn learn(&mut self, now_ns: u64, epoch: Measured, totals: Totals) {
         let least = |epochs: &VecDeque<Measured>| epochs.iter().map(|e| e.stretch).fold(f64::MAX, f64::min);
         let before = least(&self.epochs);
         self.epochs.push_back(epoch);
@@ -173,7 +177,10 @@ impl Depth {
             self.epochs.pop_front();
         }
         let most = self.most_per_s() / 1e9;
-        if self.probing {
+        let is_draining = self.drain_to_ops.wrapping_sub(totals.done_ops).cast_signed() > 0;
+        if self.probing && is_draining {
+            // A slow device with much under way takes many epochs to come to the end of it.
+        } else if self.probing {
             // What ends first was begun when there was more. As long as it gets shorter, there still was.
             let falls = self.probed == 0 || epoch.stretch < before * 0.9;
             self.probed += 1;
@@ -185,7 +192,7 @@ impl Depth {
             // By Little's law, what it had at a time.
             let fill = epoch.stretch * epoch.work_per_s / self.window.ops;
             if fill >= QUEUELESS {
-                self.probe();
+                self.probe(totals);
             } else {
                 self.probe_at_ns = now_ns + PROBE_NS;
             }

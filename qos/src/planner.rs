@@ -211,7 +211,7 @@ impl Planner {
         self.level = level;
         let was = std::mem::replace(&mut self.contended, active > 1);
         if self.contended && !was && level >= STARVED {
-            self.depth.probe();
+            self.depth.probe(totals);
         }
         // What it does is not known before it has done something: nothing could be given out, and so nothing would be done.
         if !self.contended || self.rate_looks == 0 {

@@ -172,6 +172,19 @@ fn a_slow_device_is_shared_too() {
     }
 }
 
+/// The same where splitd comes to a device that has long been left to whoever came: what was under way then takes longer to end than a
+/// probe used to.
+#[test]
+fn a_slow_device_is_shared_after_a_while_without() {
+    let device = Device { parallel: 1, jitter: 0.3, slow_ns: None, factor: 30 };
+    let tenants = [Tenant::reading(1024, 128), Tenant::reading(256, 128)];
+    let mut rule = Ours::new(&tenants);
+    rule.stopped_ns = Some((0, 10 * SECOND));
+    let (got, rule) = run(&tenants, device, rule, 1, 20 * SECOND, 40 * SECOND);
+    assert!(rule.window().ops < 6.0, "{:?}", rule.window());
+    assert!(share_error(&tenants, &got) < 0.02, "{}", share_error(&tenants, &got));
+}
+
 /// Two disks far below what their device can do, held back by caps alone: finding out what the device can do takes nothing from them.
 /// Seen on real Xen: 100 operations a second of two disks came out as 97.6, by probes that held back what was no queue.
 #[test]

@@ -40,7 +40,15 @@ pub(crate) fn lay_out(
         fs::copy(dist::next()?, share.join("splitd-next.deb")).context("the package to upgrade to")?;
     }
     for (of, example) in [("xenbus", "on_xen"), ("worker", "sandbox_probe")] {
-        command::run(command::cargo().args(["build", "--release", "--quiet", "-p", of, "--example", example]))?;
+        command::run(command::cargo().args([
+            "build",
+            "--release",
+            "--quiet",
+            "-p",
+            of,
+            "--example",
+            example,
+        ]))?;
         fs::copy(command::target().join("release/examples").join(example), share.join(example))?;
     }
     if plan.scenarios.iter().any(|one| one.faulty_worker) {
