@@ -11,7 +11,7 @@ use netback::tap::{Passed, TapQueue};
 use netback::vnet::VNET_LEN;
 use splitd_tests::packet::{self, TCP4, UDP4, VnetHeader};
 use splitd_tests::{guest_kernel, netns};
-use worker::uring::{Completion, FileIndex, Rw, Uring};
+use worker::uring::{Completion, Disk, FileIndex, Rw, Uring};
 use xenbus::memory::LocalMemory;
 
 use crate::cpu;

@@ -116,13 +116,13 @@ impl<G: GrantTable, E: EventChannel> LoneQueue<G, E> {
         let shape = journal_shape(nr_slots, setup.limits.max_indirect_segments);
         let journal = Journal::open(&journal_path(setup.run_dir), shape)?;
         let files = [setup.target, setup.events.as_fd(), bell.as_fd()];
-        let uring = Uring::new(64, &files, &memory).map_err(|e| host(&e))?;
-        uring.enable().map_err(|e| host(&e))?;
+        let disk = Uring::new(64, &files, &memory).map_err(|e| host(&e))?;
+        disk.enable().map_err(|e| host(&e))?;
         let parts = Parts {
             device: Arc::clone(&device),
             grants: setup.grants,
             events: setup.events,
-            uring,
+            disk,
             bell,
             journal,
             figures,

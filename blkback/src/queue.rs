@@ -18,7 +18,7 @@ use worker::journal::Journal;
 use worker::log_limit::LogLimit;
 use worker::message::Abi;
 use worker::qos::Gate;
-use worker::uring::{Completion, FileIndex, Uring};
+use worker::uring::{Completion, Disk, FileIndex, Uring};
 use worker::wake::Bell;
 use worker::written::Written;
 use xen_ring::{BackRing, Indices, Overrun};
@@ -135,14 +135,14 @@ struct Copies {
 }
 
 /// A connected queue.
-pub(crate) struct Queue<G: GrantTable, E> {
+pub(crate) struct Queue<G: GrantTable, E, D = Uring> {
     device: Arc<Device>,
     abi: Abi,
     limits: Limits,
     ring: BackRing<G::Mapping>,
     grants: G,
     events: E,
-    uring: Uring,
+    disk: D,
     bell: Bell,
     journal: Journal,
     figures: Figures,
@@ -225,7 +225,7 @@ pub(crate) enum Next {
     Wait(Option<Duration>),
 }
 
-impl<G: GrantTable, E: EventChannel> Queue<G, E> {
+impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
     /// Does everything there is to do now.
     pub(crate) fn turn(&mut self) -> Result<Next, Stop> {
         self.look_at_clock();
@@ -255,7 +255,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         let stuck = waits && self.in_flight() == 0 && !known;
         let stuck = stuck || self.replay.has_next();
         if (!self.takes_nothing() && (self.linger()? || self.ring.final_check()?)) || stuck {
-            self.uring.submit()?;
+            self.disk.submit()?;
             return Ok(Next::Again);
         }
         let storm = self.acknowledge()?;
@@ -280,9 +280,9 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         if limit_ns == 0 {
             return Ok(false);
         }
-        self.uring.submit()?;
+        self.disk.submit()?;
         while monotonic_ns() - now_ns < limit_ns {
-            if self.ring.unconsumed()? > 0 || self.uring.has_ended()? {
+            if self.ring.unconsumed()? > 0 || self.disk.has_ended()? {
                 return Ok(true);
             }
             (0..SPINS).for_each(|_| std::hint::spin_loop());
@@ -336,7 +336,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
 
     /// Waits for something to do.
     pub(crate) fn wait(&mut self, limit: Option<Duration>) -> Result<(), Stop> {
-        Ok(self.uring.wait(limit)?)
+        Ok(self.disk.wait(limit)?)
     }
 
     /// Takes nothing new from now on.
@@ -369,12 +369,12 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     }
 
     fn in_flight(&self) -> u32 {
-        self.uring.in_flight() + self.discards.as_ref().map_or(0, DiscardLine::in_flight)
+        self.disk.in_flight() + self.discards.as_ref().map_or(0, DiscardLine::in_flight)
     }
 
     /// Only books what the kernel has done, answers nothing.
     pub(crate) fn drain(&mut self, limit: Duration) -> Result<(), Stop> {
-        self.uring.wait(Some(limit))?;
+        self.disk.wait(Some(limit))?;
         self.reap()
     }
 
@@ -382,13 +382,13 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     pub(crate) fn die(mut self, limit: Duration) {
         let mut ended = Vec::with_capacity(64);
         let begun = Instant::now();
-        while self.uring.in_flight() > 0 && begun.elapsed() < limit {
-            if self.uring.wait(Some(limit)).is_err() {
+        while self.disk.in_flight() > 0 && begun.elapsed() < limit {
+            if self.disk.wait(Some(limit)).is_err() {
                 return;
             }
-            self.uring.completions(&mut ended);
+            self.disk.completions(&mut ended);
             let ours = |c: &Completion| !matches!(Tag::unpack(c.tag), Tag::Event | Tag::Bell);
-            ended.drain(..).filter(ours).for_each(|_| self.uring.ended());
+            ended.drain(..).filter(ours).for_each(|_| self.disk.ended());
         }
     }
 
@@ -400,7 +400,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         if let Err(e) = self.events.unbind() {
             tracing::debug!(error = %e, "unbind");
         }
-        if self.uring.in_flight() > 0 {
+        if self.disk.in_flight() > 0 {
             // Buffers may still be written to.
             std::mem::forget(self);
         }
@@ -419,7 +419,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
 
     fn arm(&mut self, tag: Tag) -> Result<(), Stop> {
         let file = if tag == Tag::Event { EVENTS } else { BELL };
-        Ok(self.uring.poll(file, tag.pack())?)
+        Ok(self.disk.poll(file, tag.pack())?)
     }
 
     fn slot(&mut self, id: SlotId) -> &mut Slot {

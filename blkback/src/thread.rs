@@ -89,7 +89,7 @@ pub(crate) fn run<G: GrantTable, E: EventChannel>(parts: Parts<G, E>, line: &Lin
     if let Err(e) = sandbox::forget_paths() {
         return line.report(Report::NotReady(e.to_string()));
     }
-    if let Err(e) = parts.uring.enable() {
+    if let Err(e) = parts.disk.enable() {
         return line.report(Report::NotReady(e.to_string()));
     }
     line.report(Report::Ready);

@@ -36,6 +36,44 @@ pub enum Rw {
     Write,
 }
 
+/// A queue's way to the disk, and its only wait point: [`Uring`], or in a test a disk that outlives whoever uses it.
+pub trait Disk {
+    /// Hands over the part of the registered memory that this ring's operations go to.
+    fn give_memory(&mut self, part: LocalMemory);
+    /// The memory given.
+    #[must_use]
+    fn memory(&self) -> Option<&LocalMemory>;
+    /// Disk operations that have not ended; polls are not counted.
+    #[must_use]
+    fn in_flight(&self) -> u32;
+    /// Moves `len` bytes between `offset` of a file and `local` of this ring's memory.
+    fn transfer(
+        &mut self,
+        rw: Rw,
+        file: FileIndex,
+        offset: u64,
+        local: usize,
+        len: u32,
+        tag: u64,
+    ) -> io::Result<()>;
+    /// Makes a file's data durable.
+    fn fdatasync(&mut self, file: FileIndex, tag: u64) -> io::Result<()>;
+    /// Gives a range of a file back to its file system; it reads as zeroes then.
+    fn punch_hole(&mut self, file: FileIndex, offset: u64, len: u64, tag: u64) -> io::Result<()>;
+    /// Completes with `tag` each time the file becomes readable, until a completion says `more: false`.
+    fn poll(&mut self, file: FileIndex, tag: u64) -> io::Result<()>;
+    /// Whether something has ended; a system call only if the kernel says that it has something to hand over.
+    fn has_ended(&mut self) -> io::Result<bool>;
+    /// Hands pushed operations to the kernel.
+    fn submit(&mut self) -> io::Result<()>;
+    /// Hands pushed operations to the kernel and waits for a completion, at most for `limit` (`None`: for ever).
+    fn wait(&mut self, limit: Option<Duration>) -> io::Result<()>;
+    /// Takes what has ended so far, at most as much as `out` has room for without growing.
+    fn completions(&mut self, out: &mut Vec<Completion>);
+    /// Books a disk operation's completion; for polls it is not called.
+    fn ended(&mut self);
+}
+
 /// Why a ring cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
@@ -111,31 +149,45 @@ impl Uring {
         self.ring.submitter().register_enable_rings().map_err(failed)
     }
 
-    /// Hands over the part of the registered memory that this ring's operations go to.
-    pub fn give_memory(&mut self, part: LocalMemory) {
-        *self.memory = Some(part);
-    }
-
-    /// The memory given.
-    #[must_use]
-    pub fn memory(&self) -> Option<&LocalMemory> {
-        self.memory.as_ref()
-    }
-
     /// True if disk operations go to registered pages (no page lookup for each).
     #[must_use]
     pub fn memory_registered(&self) -> bool {
         self.memory_registered
     }
 
-    /// Disk operations that have not ended; polls are not counted.
-    #[must_use]
-    pub fn in_flight(&self) -> u32 {
+    /// # Safety
+    /// Memory named by `entry` stays valid until its completion.
+    unsafe fn push(&mut self, entry: Entry, tag: u64) -> io::Result<()> {
+        let entry = entry.user_data(tag).flags(Flags::FIXED_FILE);
+        // SAFETY: the caller's promise.
+        if unsafe { self.ring.submission().push(&entry) }.is_err() {
+            self.submit()?;
+            // SAFETY: the caller's promise.
+            unsafe { self.ring.submission().push(&entry) }.map_err(|_| io::ErrorKind::WouldBlock)?;
+        }
+        self.in_flight += 1;
+        self.pushed += 1;
+        if self.pushed >= SUBMIT_BATCH {
+            self.submit()?;
+        }
+        Ok(())
+    }
+}
+
+impl Disk for Uring {
+    fn give_memory(&mut self, part: LocalMemory) {
+        *self.memory = Some(part);
+    }
+
+    fn memory(&self) -> Option<&LocalMemory> {
+        self.memory.as_ref()
+    }
+
+    fn in_flight(&self) -> u32 {
         self.in_flight
     }
 
-    /// Moves `len` bytes between `offset` of a file and `local` of this ring's memory.
-    pub fn transfer(
+    fn transfer(
         &mut self,
         rw: Rw,
         file: FileIndex,
@@ -158,23 +210,20 @@ impl Uring {
         unsafe { self.push(entry, tag) }
     }
 
-    /// Makes a file's data durable.
-    pub fn fdatasync(&mut self, file: FileIndex, tag: u64) -> io::Result<()> {
+    fn fdatasync(&mut self, file: FileIndex, tag: u64) -> io::Result<()> {
         let entry = opcode::Fsync::new(Fixed(file.0)).flags(FsyncFlags::DATASYNC).build();
         // SAFETY: no memory is involved.
         unsafe { self.push(entry, tag) }
     }
 
-    /// Gives a range of a file back to its file system; it reads as zeroes then.
-    pub fn punch_hole(&mut self, file: FileIndex, offset: u64, len: u64, tag: u64) -> io::Result<()> {
+    fn punch_hole(&mut self, file: FileIndex, offset: u64, len: u64, tag: u64) -> io::Result<()> {
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         let entry = opcode::Fallocate::new(Fixed(file.0), len).offset(offset).mode(mode).build();
         // SAFETY: no memory is involved.
         unsafe { self.push(entry, tag) }
     }
 
-    /// Completes with `tag` each time the file becomes readable, until a completion says `more: false`.
-    pub fn poll(&mut self, file: FileIndex, tag: u64) -> io::Result<()> {
+    fn poll(&mut self, file: FileIndex, tag: u64) -> io::Result<()> {
         let entry = opcode::PollAdd::new(Fixed(file.0), POLLIN).multi(true).build();
         // SAFETY: no memory is involved.
         unsafe { self.push(entry, tag)? };
@@ -182,40 +231,19 @@ impl Uring {
         Ok(())
     }
 
-    /// # Safety
-    /// Memory named by `entry` stays valid until its completion.
-    unsafe fn push(&mut self, entry: Entry, tag: u64) -> io::Result<()> {
-        let entry = entry.user_data(tag).flags(Flags::FIXED_FILE);
-        // SAFETY: the caller's promise.
-        if unsafe { self.ring.submission().push(&entry) }.is_err() {
-            self.submit()?;
-            // SAFETY: the caller's promise.
-            unsafe { self.ring.submission().push(&entry) }.map_err(|_| io::ErrorKind::WouldBlock)?;
-        }
-        self.in_flight += 1;
-        self.pushed += 1;
-        if self.pushed >= SUBMIT_BATCH {
-            self.submit()?;
-        }
-        Ok(())
-    }
-
-    /// Whether something has ended; a system call only if the kernel says that it has something to hand over.
-    pub fn has_ended(&mut self) -> io::Result<bool> {
+    fn has_ended(&mut self) -> io::Result<bool> {
         if self.ring.submission().taskrun() {
             soften(self.ring.submitter().submit_with_args(0, &SubmitArgs::new()))?;
         }
         Ok(!self.ring.completion().is_empty())
     }
 
-    /// Hands pushed operations to the kernel.
-    pub fn submit(&mut self) -> io::Result<()> {
+    fn submit(&mut self) -> io::Result<()> {
         self.pushed = 0;
         soften(self.ring.submit())
     }
 
-    /// Hands pushed operations to the kernel and waits for a completion, at most for `limit` (`None`: for ever).
-    pub fn wait(&mut self, limit: Option<Duration>) -> io::Result<()> {
+    fn wait(&mut self, limit: Option<Duration>) -> io::Result<()> {
         self.pushed = 0;
         match limit {
             None => soften(self.ring.submit_and_wait(1)),
@@ -226,8 +254,7 @@ impl Uring {
         }
     }
 
-    /// Takes what has ended so far, at most as much as `out` has room for without growing.
-    pub fn completions(&mut self, out: &mut Vec<Completion>) {
+    fn completions(&mut self, out: &mut Vec<Completion>) {
         let room = out.capacity() - out.len();
         for cqe in self.ring.completion().take(room) {
             let more = io_uring::cqueue::more(cqe.flags());
@@ -235,8 +262,7 @@ impl Uring {
         }
     }
 
-    /// Books a disk operation's completion; for polls it is not called.
-    pub fn ended(&mut self) {
+    fn ended(&mut self) {
         self.in_flight = self.in_flight.saturating_sub(1);
     }
 }

@@ -2,6 +2,7 @@
 //! Knows nothing of what was done.
 
 use worker::crash_point;
+use worker::uring::Disk;
 use xenbus::hv::{EventChannel, GrantTable};
 
 use super::{Queue, Stop};
@@ -10,7 +11,7 @@ use crate::request::Order;
 use crate::slot::{Slot, SlotId};
 use crate::wire;
 
-impl<G: GrantTable, E: EventChannel> Queue<G, E> {
+impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
     /// Answers everything that is finished.
     pub(super) fn answer(&mut self) -> Result<(), Stop> {
         if self.finished.is_empty() {

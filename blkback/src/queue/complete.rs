@@ -3,6 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
+use worker::uring::Disk;
 use worker::{crash, crash_point};
 use xenbus::hv::{EventChannel, GrantTable};
 
@@ -15,11 +16,11 @@ use crate::rmw::NO_EDGES;
 use crate::slot::{ChunkId, SlotId, Step, Tag};
 use crate::wire::{SECTOR_LEN, Status};
 
-impl<G: GrantTable, E: EventChannel> Queue<G, E> {
+impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
     /// Books everything that ended.
     pub(super) fn reap(&mut self) -> Result<(), Stop> {
         let mut completions = std::mem::take(&mut self.completions);
-        self.uring.completions(&mut completions);
+        self.disk.completions(&mut completions);
         for done in completions.drain(..) {
             let tag = Tag::unpack(done.tag);
             match tag {
@@ -33,7 +34,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             match tag {
                 Tag::Event | Tag::Bell if !done.more => self.arm(tag)?,
                 Tag::Event | Tag::Bell => {}
-                _ => self.uring.ended(),
+                _ => self.disk.ended(),
             }
         }
         self.completions = completions;

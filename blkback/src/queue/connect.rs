@@ -11,7 +11,7 @@ use worker::journal::recover::Unusable;
 use worker::journal::{BeginError, Begun, Journal, Shape};
 use worker::log_limit::LogLimit;
 use worker::message::{Abi, QueueRing, TransferMode};
-use worker::uring::Uring;
+use worker::uring::{Disk, Uring};
 use worker::wake::Bell;
 use xen_ring::{BackRing, Indices};
 use xenbus::hv::{EventChannel, GrantTable};
@@ -36,11 +36,11 @@ const MAX_PAGES_PER_CHUNK: u32 = 64;
 
 /// What a queue's thread has from the worker's start on.
 #[derive(Debug)]
-pub(crate) struct Parts<G, E> {
+pub(crate) struct Parts<G, E, D = Uring> {
     pub(crate) device: Arc<Device>,
     pub(crate) grants: G,
     pub(crate) events: E,
-    pub(crate) uring: Uring,
+    pub(crate) disk: D,
     pub(crate) bell: Bell,
     pub(crate) journal: Journal,
     pub(crate) figures: Figures,
@@ -116,10 +116,10 @@ pub(crate) fn journal_shape(nr_slots: u32, max_indirect_segments: u16) -> Shape 
     }
 }
 
-impl<G: GrantTable, E: EventChannel> Queue<G, E> {
+impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
     /// Connects and replays; says what a dead predecessor left.
-    pub(crate) fn connect(parts: Parts<G, E>, terms: Terms) -> Result<(Self, Left), ConnectError> {
-        let Parts { device, mut grants, mut events, mut uring, bell, mut journal, figures, discards } = parts;
+    pub(crate) fn connect(parts: Parts<G, E, D>, terms: Terms) -> Result<(Self, Left), ConnectError> {
+        let Parts { device, mut grants, mut events, mut disk, bell, mut journal, figures, discards } = parts;
         let mapping = attach::map_ring(&mut grants, "ring-ref", &terms.ring.ring_refs)?;
         crash_point!("after_map");
         attach::bind(&mut events, "event-channel", terms.ring.port)?;
@@ -147,7 +147,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         // One page more than a chunk may be needed around it, on a disk with larger blocks than a sector.
         let most_pages_per_chunk = MAX_PAGES_PER_CHUNK.min(pool.pages().saturating_sub(2)).max(1);
         let cache = (terms.mode == TransferMode::Persistent).then(Cache::new);
-        uring.give_memory(terms.memory);
+        disk.give_memory(terms.memory);
         let nr_slots = nr_slots as usize;
         let flushes = FlushLine::new(Arc::clone(&device.flushes), nr_slots);
         let now_ns = monotonic_ns();
@@ -158,7 +158,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             ring,
             grants,
             events,
-            uring,
+            disk,
             bell,
             journal,
             figures,

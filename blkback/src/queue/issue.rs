@@ -1,7 +1,7 @@
 //! From the in-flight table to the disk: in order, as far as buffers go. A request is one chunk or several; each has a buffer of
 //! its own and is one disk operation. Knows nothing of how requests came or how they are answered.
 
-use worker::uring::Rw;
+use worker::uring::{Disk, Rw};
 use worker::{crash, crash_point};
 use xenbus::hv::{Direction as CopyDirection, EventChannel, GrantCopy, GrantStatus, GrantTable};
 
@@ -30,7 +30,7 @@ pub(super) enum Issued {
     Held,
 }
 
-impl<G: GrantTable, E: EventChannel> Queue<G, E> {
+impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
     /// Begins what can be begun.
     pub(super) fn issue(&mut self) -> Result<(), Stop> {
         self.look_at_limits();
@@ -121,7 +121,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             slot.stages.sent_ns = now_ns;
         }
         self.flushes.begin(id);
-        self.uring.fdatasync(TARGET, Tag::Flush(id).pack())?;
+        self.disk.fdatasync(TARGET, Tag::Flush(id).pack())?;
         Ok(Issued::Wholly)
     }
 
@@ -163,7 +163,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             Some(line) => line.send(id, secure, at, piece)?,
             None => {
                 let tag = Tag::Discard(id).pack();
-                self.uring.punch_hole(TARGET, at * SECTOR_LEN, piece * SECTOR_LEN, tag)?;
+                self.disk.punch_hole(TARGET, at * SECTOR_LEN, piece * SECTOR_LEN, tag)?;
             }
         }
         Ok(true)
@@ -234,7 +234,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         for edge in chunk.edges.into_iter().flatten() {
             let within = usize::try_from(edge - chunk.offset_bytes).unwrap_or(0);
             let tag = Tag::Edge(id).pack();
-            self.uring.transfer(Rw::Read, TARGET, edge, run.offset() + within, self.block_len, tag)?;
+            self.disk.transfer(Rw::Read, TARGET, edge, run.offset() + within, self.block_len, tag)?;
             self.chunk(id).edges_left += 1;
         }
         Ok(())
@@ -309,7 +309,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
 
     /// Does the copies of one direction; false if a shortage of ours puts them off.
     pub(super) fn copy(&mut self, direction: Direction) -> Result<bool, Stop> {
-        let Some(memory) = self.uring.memory() else { return Err(Stop::Host("no buffers".into())) };
+        let Some(memory) = self.disk.memory() else { return Err(Stop::Host("no buffers".into())) };
         let copies = match direction {
             Direction::Read => &mut self.copy_out,
             Direction::Write => &mut self.copy_in,
@@ -344,7 +344,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
         let local = chunk.run.offset() + chunk.done_bytes as usize;
         let offset = chunk.offset_bytes + u64::from(chunk.done_bytes);
         let len = chunk.len_bytes - chunk.done_bytes;
-        Ok(self.uring.transfer(rw, TARGET, offset, local, len, Tag::Chunk(id).pack())?)
+        Ok(self.disk.transfer(rw, TARGET, offset, local, len, Tag::Chunk(id).pack())?)
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use worker::uring::Disk;
 use xenbus::hv::{EventChannel, GrantTable};
 
 use super::Queue;
@@ -18,11 +19,11 @@ use crate::slot::ChunkId;
 /// How often idle mappings are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 
-impl<G: GrantTable, E: EventChannel> Queue<G, E> {
+impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
     /// Moves a chunk's data between its buffer and the guest; false if it is to be done by grant copies.
     pub(super) fn move_mapped(&mut self, id: ChunkId, run: Run) -> bool {
         let chunk = *self.chunk(id);
-        let (Some(cache), Some(memory)) = (&mut self.cache, self.uring.memory()) else { return false };
+        let (Some(cache), Some(memory)) = (&mut self.cache, self.disk.memory()) else { return false };
         let at = usize::from(chunk.slot) * self.segments_per_slot + usize::from(chunk.first_segment);
         let segments = self.segments.get(at..at + usize::from(chunk.nr_segments)).unwrap_or_default();
         if !cache.map_all(&mut self.grants, segments.iter().map(|s| s.gref), self.now_ns) {

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 
 use worker::journal::recover::Plan;
+use worker::uring::Disk;
 use xenbus::hv::{EventChannel, GrantTable};
 
 use super::{Queue, Stop};
@@ -50,7 +51,7 @@ impl Replay {
     }
 }
 
-impl<G: GrantTable, E: EventChannel> Queue<G, E> {
+impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
     /// Gives the answers that were owed, then begins again what was not finished.
     pub(super) fn replay(&mut self, plan: &Plan, crashed: bool) -> Result<Left, Stop> {
         use std::sync::atomic::Ordering;

@@ -2,6 +2,7 @@
 //! or of the disk.
 
 use worker::crash_point;
+use worker::uring::Disk;
 use xen_ring::PAGE_LEN;
 use xenbus::GrantRef;
 use xenbus::hv::{Direction as CopyDirection, EventChannel, GrantCopy, GrantStatus, GrantTable};
@@ -12,7 +13,7 @@ use crate::request::{self, Action, Direction, Order, Reject, Request};
 use crate::slot::{Slot, SlotId, Step, Work};
 use crate::wire::{self, SEGMENT_LEN, SEGMENTS_PER_PAGE, Segment, Status};
 
-impl<G: GrantTable, E: EventChannel> Queue<G, E> {
+impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
     /// Takes what the ring holds, one ring's worth at most.
     pub(super) fn take(&mut self) -> Result<u32, Stop> {
         let waiting = self.ring.unconsumed()?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use qos::cost::{Cursor, Op};
 use worker::qos::Seen;
+use worker::uring::Disk;
 use xenbus::hv::{EventChannel, GrantTable};
 
 use super::{Queue, Stop};
@@ -83,7 +84,7 @@ impl Throttle {
     }
 }
 
-impl<G: GrantTable, E: EventChannel> Queue<G, E> {
+impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
     /// Once a turn, before anything is issued.
     pub(super) fn look_at_limits(&mut self) {
         self.throttle.wake_ns = None;

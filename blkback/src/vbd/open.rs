@@ -112,8 +112,8 @@ where
         let shape = journal_shape(most_slots, open.max_indirect_segments);
         let journal = Journal::open(&open.run_dir.join(format!("journal-{number}")), shape)?;
         let files = [target.as_fd(), events.as_fd(), bell.as_fd()];
-        let uring = Uring::new(most_slots.clamp(64, 512), &files, memory)?;
-        if !uring.memory_registered() {
+        let disk = Uring::new(most_slots.clamp(64, 512), &files, memory)?;
+        if !disk.memory_registered() {
             tracing::warn!(
                 len_bytes = open.buffer_len_bytes,
                 "buffers are not registered with io_uring: raise the memlock limit (LimitMEMLOCK=infinity)"
@@ -130,7 +130,7 @@ where
         let discards = discards.map(|d| d.line(bell.clone()));
         let device = Arc::clone(device);
         let bell_here = bell.clone();
-        let parts = Parts { device, grants, events, uring, bell, journal, figures, discards };
+        let parts = Parts { device, grants, events, disk, bell, journal, figures, discards };
         std::thread::Builder::new()
             .name(format!("queue-{number}"))
             .stack_size(THREAD_STACK_LEN)
