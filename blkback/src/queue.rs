@@ -42,6 +42,8 @@ mod answer;
 mod complete;
 mod connect;
 mod issue;
+#[cfg(all(test, feature = "crash-points"))]
+mod killed;
 mod mapped;
 mod replay;
 mod take;

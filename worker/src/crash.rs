@@ -20,9 +20,25 @@ macro_rules! crash_point {
 #[inline(always)]
 pub fn passed(_name: &str) {}
 
+#[cfg(feature = "crash-points")]
+thread_local! {
+    static ON_PASSED: std::cell::RefCell<Option<OnPassed>> = const { std::cell::RefCell::new(None) };
+}
+
+/// Called with each name that the thread passes.
+#[cfg(feature = "crash-points")]
+pub type OnPassed = Box<dyn FnMut(&str)>;
+
+/// For a test that is itself the worker: what it is told of the places that this thread passes, where it may panic.
+#[cfg(feature = "crash-points")]
+pub fn on_passed(call: Option<OnPassed>) {
+    ON_PASSED.set(call);
+}
+
 /// Called by [`crash_point!`].
 #[cfg(feature = "crash-points")]
 pub fn passed(name: &str) {
+    ON_PASSED.with_borrow_mut(|call| call.as_mut().map(|call| call(name)));
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU32, Ordering};
     static WANTED: OnceLock<Option<(String, AtomicU32)>> = OnceLock::new();
