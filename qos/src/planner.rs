@@ -176,6 +176,12 @@ impl Planner {
         self.members.values().all(|member| !member.active)
     }
 
+    /// More than one used the device lately.
+    #[must_use]
+    pub fn is_contended(&self) -> bool {
+        self.contended
+    }
+
     /// A plan: `sample` is asked for each disk's figures, `grant` is told what changed.
     pub fn plan(
         &mut self,

@@ -22,6 +22,8 @@ use crate::limits::pages;
 
 /// Where nobody uses a device, it is looked at so often.
 const IDLE_LOOK: Duration = Duration::from_millis(100);
+/// Where one uses a device alone, so often: until another comes there is nothing to divide.
+const LONE_LOOK: Duration = Duration::from_millis(20);
 /// Devices with more disks than that are planned half as often.
 const MANY: usize = 100;
 
@@ -204,7 +206,14 @@ impl Devices {
                     let _ = self.tells.send((name.clone(), short));
                 }
                 let busy = Duration::from_nanos(PLAN_NS) * if device.disks.len() > MANY { 2 } else { 1 };
-                device.next = now + if device.planner.is_idle() { IDLE_LOOK } else { busy };
+                device.next = now
+                    + if device.planner.is_idle() {
+                        IDLE_LOOK
+                    } else if device.planner.is_contended() {
+                        busy
+                    } else {
+                        LONE_LOOK
+                    };
             }
         }
     }
