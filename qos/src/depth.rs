@@ -13,6 +13,8 @@ const GAIN_NOISE: f64 = 1.0;
 const NOISE_BLEND: f64 = 0.01;
 /// How often half of the depth is tried, which shows the device's own time again, ns.
 const PROBE_NS: u64 = 5_000_000_000;
+/// A slow device's takes several of its long epochs: so many pass between two. That is still within [`MEMORY_NS`].
+const PROBE_EPOCHS_APART: u64 = 45;
 /// The same after a probe that brought something.
 const PROBE_AGAIN_NS: u64 = 200_000_000;
 const LEAST_OPS: f64 = 2.0;
@@ -23,7 +25,7 @@ const LEAST_COMPLETIONS: u64 = 32;
 /// Less full than that, a device has no queue to look behind: what it takes is its own time.
 const QUEUELESS: f64 = 0.7;
 /// Longest probe.
-const PROBE_EPOCHS: u32 = 20;
+const PROBE_EPOCHS: u32 = 100;
 /// A device that is slower than that is measured as it is.
 const LONGEST_EPOCH_NS: u64 = 200_000_000;
 
@@ -56,6 +58,7 @@ impl Totals {
 #[derive(Clone, Copy, Debug)]
 struct Measured {
     at_ns: u64,
+    len_ns: u64,
     /// Work done in a second, s.
     work_per_s: f64,
     /// Time taken for each second of work: how many requests the device does at a time, and how long they queue.
@@ -82,8 +85,10 @@ pub struct Depth {
     probing: bool,
     /// So many had been begun before this probe: until they have ended, what ends says nothing of it.
     drain_to_ops: u64,
-    /// Epochs of this probe, after that.
+    /// Epochs of this probe, after that; the last one's stretch, and what was under way at its end.
     probed: u32,
+    probe_stretch: f64,
+    probe_in_flight: f64,
     probe_gain: bool,
     /// How far its fill is off as a rule.
     noise: f64,
@@ -100,6 +105,8 @@ impl Default for Depth {
             probing: false,
             drain_to_ops: 0,
             probed: 0,
+            probe_stretch: f64::MAX,
+            probe_in_flight: f64::MAX,
             probe_gain: false,
             noise: 0.2,
         }
@@ -134,6 +141,7 @@ impl Depth {
     pub fn probe(&mut self, totals: Totals) {
         (self.probing, self.drain_to_ops) = (true, totals.issued_ops);
         (self.probed, self.probe_gain) = (0, false);
+        (self.probe_stretch, self.probe_in_flight) = (f64::MAX, f64::MAX);
     }
 
     /// A probe is under way.
@@ -162,7 +170,12 @@ impl Depth {
         let seconds = to_f64(time_ns) / 1e9;
         let work = to_f64(totals.done_ns.wrapping_sub(before.done_ns)).max(1.0);
         let took = to_f64(totals.latency_ns.wrapping_sub(before.latency_ns));
-        let epoch = Measured { at_ns: now_ns, work_per_s: work / 1e9 / seconds, stretch: took / work };
+        let epoch = Measured {
+            at_ns: now_ns,
+            len_ns: time_ns,
+            work_per_s: work / 1e9 / seconds,
+            stretch: took / work,
+        };
         self.window.work_ns = self.window.ops * work / to_f64(done);
         self.learn(now_ns, epoch, totals);
         true
@@ -182,12 +195,18 @@ impl Depth {
             // A slow device with much under way takes many epochs to come to the end of it.
         } else if self.probing {
             // What ends first was begun when there was more. As long as it gets shorter, there still was.
-            let falls = self.probed == 0 || epoch.stretch < before * 0.9;
+            // What is as short as the shortest that is known is the device's own time again.
+            let is_known = (epoch.stretch / before - 1.0).abs() < 0.1 && self.probed > 0;
+            let in_flight = totals.in_flight_ops();
+            let falls = epoch.stretch < self.probe_stretch * 0.95 || in_flight < self.probe_in_flight * 0.95;
+            let falls = falls && !is_known;
+            (self.probe_stretch, self.probe_in_flight) = (epoch.stretch, in_flight);
             self.probed += 1;
             self.probing = falls && self.probed < PROBE_EPOCHS;
             // It showed something new: there may be more of that.
             self.probe_gain |= epoch.stretch < before * 0.9;
-            self.probe_at_ns = now_ns + if self.probe_gain { PROBE_AGAIN_NS } else { PROBE_NS };
+            let apart_ns = PROBE_NS.max(epoch.len_ns * PROBE_EPOCHS_APART);
+            self.probe_at_ns = now_ns + if self.probe_gain { PROBE_AGAIN_NS } else { apart_ns };
         } else if now_ns >= self.probe_at_ns {
             // By Little's law, what it had at a time.
             let fill = epoch.stretch * epoch.work_per_s / self.window.ops;

@@ -219,8 +219,7 @@ impl Planner {
         if self.contended && !was && level >= STARVED {
             self.depth.probe(totals);
         }
-        // What it does is not known before it has done something: nothing could be given out, and so nothing would be done.
-        if !self.contended || self.rate_looks == 0 {
+        if !self.contended {
             self.lift(now_ns, tell);
             return outlook;
         }
@@ -275,7 +274,8 @@ impl Planner {
         let (window, level, done) = (self.depth.window(), outlook.level, outlook.work_per_s);
         let before = if self.pace > 0.0 { self.pace } else { done };
         self.starved = if level < STARVED && hungry { self.starved + 1 } else { 0 };
-        let pace = if self.depth.is_probing() {
+        // Half of nothing known would be nothing for ever.
+        let pace = if self.depth.is_probing() && self.rate_looks > 0 {
             done * 0.5
         } else if self.starved > 1 {
             // It could do more than it is given: what it does says nothing of what it can.

@@ -1,7 +1,12 @@
 //! Shares on the simulated device: the planner and the gate as splitd and its workers run them. Each lesson that a prototype was
 //! taught has its test here; figures over more tenants and beside other rules are the benchmark's.
 
-#![allow(clippy::unwrap_used, clippy::cast_precision_loss)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
+)]
 
 use qos::simulate::ours::Ours;
 use qos::simulate::{Device, Got, Tenant, run};
@@ -183,6 +188,23 @@ fn a_slow_device_is_shared_after_a_while_without() {
     let (got, rule) = run(&tenants, device, rule, 1, 20 * SECOND, 40 * SECOND);
     assert!(rule.window().ops < 6.0, "{:?}", rule.window());
     assert!(share_error(&tenants, &got) < 0.02, "{}", share_error(&tenants, &got));
+}
+
+/// A hundred with weights from 1 to 65535, as many small ones as large ones: the benchmark's row, within its goal.
+#[test]
+fn a_hundred_share() {
+    let mut random = qos::simulate::Random(7);
+    let mut weight = || (random.unit() * 65_535_f64.ln()).exp() as u32;
+    let tenants: Vec<_> = (0..100).map(|_| mixed(weight().clamp(1, 65_535), 64)).collect();
+    let got = serve(&tenants, 3, 13);
+    let total: u64 = got.iter().map(Got::work_ns).sum();
+    let weights: f64 = tenants.iter().map(|t| f64::from(t.weight)).sum();
+    for (tenant, got) in tenants.iter().zip(&got).filter(|(_, got)| got.done.len() >= 500) {
+        let wanted = total as f64 * f64::from(tenant.weight) / weights;
+        let error = (got.work_ns() as f64 / wanted - 1.0).abs();
+        assert!(error < 0.005, "weight {}: {error}", tenant.weight);
+    }
+    assert!(utilisation(&got, 10) > 0.99, "{}", utilisation(&got, 10));
 }
 
 /// Two disks far below what their device can do, held back by caps alone: finding out what the device can do takes nothing from them.
