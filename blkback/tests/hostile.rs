@@ -201,7 +201,12 @@ fn bad_indirect_tables() {
         assert_eq!(guest.ask(0, good.clone()), 0);
         assert_eq!(guest.ask(0, foreign), -1);
         guest.fill(0, 0xff);
-        assert_eq!(guest.ask(0, good), -1);
+        assert_eq!(guest.ask(0, good.clone()), -1);
+        for (first, last) in [(0, 8), (5, 4), (7, 255)] {
+            let segment = blkback::wire::Segment { gref: guest.data_refs[1], first, last };
+            assert!(guest.data.write(0, &segment.encode()));
+            assert_eq!(guest.ask(0, good.clone()), -1, "B15: sectors {first} to {last}");
+        }
         worker.disconnect();
     }
 }

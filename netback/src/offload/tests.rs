@@ -156,6 +156,16 @@ fn long_frames_need_scatter_gather() {
     assert!(to_guest(Vnet::default(), &mut long, &ALL, 4096).is_ok());
 }
 
+/// So is what is cut for it, where the cuts are longer than a slot.
+#[test]
+fn cut_frames_need_scatter_gather() {
+    let features = VifFeatures { sg: false, gso_tcpv4: false, ..ALL };
+    let (vnet, mut frame) = uncut(0, false, 5000, &[0; 9000]);
+    assert!(matches!(to_guest(vnet, &mut frame, &features, 4096), Err(Unfit::TooLong)));
+    let (vnet, mut frame) = uncut(0, false, 1000, &[0; 9000]);
+    assert!(matches!(to_guest(vnet, &mut frame, &features, 4096), Ok(ToGuest::Segments(_))));
+}
+
 fn uncut(tags: usize, is_v6: bool, size: u16, payload: &[u8]) -> (Vnet, Vec<u8>) {
     let mut frame = frame(tags, is_v6, true, payload);
     let vnet = to_tap(&mut frame, true, Some(Gso { size, ipv6: is_v6 })).unwrap();

@@ -83,6 +83,8 @@ fn ids_are_echoed() {
 fn a_long_frame_waits_for_all_its_slots() {
     let mut b = Bed::new();
     let mut queue = b.connect();
+    let pid = |b: &Bed| b.world.show("vif/5/0").unwrap().pid.unwrap();
+    let worker = pid(&b);
     b.give(65_535 - UDP4.header_len());
     for posted in 1..16 {
         queue.post(posted).unwrap();
@@ -90,6 +92,7 @@ fn a_long_frame_waits_for_all_its_slots() {
     }
     queue.post(16).unwrap();
     assert_eq!(b.arrives(&mut queue, "N25").len(), 65_535);
+    assert_eq!(pid(&b), worker, "N25: the worker died of it");
     b.serves(&mut queue, "N25");
     b.neighbour_is_well();
 }

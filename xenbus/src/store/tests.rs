@@ -460,6 +460,18 @@ fn the_kernels_device_has_one_request_at_a_time() {
     });
 }
 
+/// F7: a length beyond any message's is refused as soon as the header is there, or a peer could have us wait and grow for ever.
+#[test]
+fn lengths_beyond_any_message_are_refused() {
+    for (len, okay) in [(wire::ANSWER_MAX, true), (wire::ANSWER_MAX + 1, false), (u32::MAX as usize, false)] {
+        let mut header = BytesMut::new();
+        for word in [Kind::READ.0, 7, 0, u32::try_from(len).unwrap()] {
+            header.extend_from_slice(&word.to_le_bytes());
+        }
+        assert_eq!(Message::decode_answer(&mut header).is_ok(), okay, "{len}");
+    }
+}
+
 fn make_fifo(path: &Path) {
     let made = std::process::Command::new("mkfifo").arg(path).status().unwrap();
     assert!(made.success());

@@ -213,6 +213,15 @@ fn foreign_rsp_prod_is_tampering() {
     }
 }
 
+/// XSA-376's kind: two answers can never have the same place in the ring, whatever a worker that was taken over left.
+#[test]
+fn two_entries_of_one_answer_are_refused() {
+    let at = Positions { req_cons: 10, rsp_prod: 8, rsp_intent: 10 };
+    let staged = |index, rsp_index| EntryState::Staged { index, rsp_index, status: 0 };
+    assert_eq!(plan(at, &[staged(8, 9), staged(9, 8)], 8).unwrap().answer, [(1, 0), (0, 0)]);
+    assert!(matches!(plan(at, &[staged(8, 8), staged(9, 8)], 8), Err(Unusable::Entry(_))));
+}
+
 proptest! {
     /// Random work, random kills.
     #[test]
