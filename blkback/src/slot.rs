@@ -109,6 +109,8 @@ pub(crate) struct Chunk {
     pub(crate) edges: [Option<u64>; 2],
     /// Edges that are still being read.
     pub(crate) edges_left: u8,
+    /// The kernel could not read one now.
+    pub(crate) edges_short: bool,
     pub(crate) failed: bool,
     /// What it takes of the device's time.
     pub(crate) cost_ns: u64,
@@ -129,6 +131,7 @@ impl Chunk {
         head_bytes: 0,
         edges: [None; 2],
         edges_left: 0,
+        edges_short: false,
         failed: false,
         cost_ns: 0,
         begun_ns: 0,

@@ -167,6 +167,29 @@ fn barriers() {
     }
 }
 
+/// B20: a barrier waits for an indirect request before it, too, although that one's table has to be fetched first.
+#[test]
+fn a_barrier_behind_an_indirect_request() {
+    for mode in MODES {
+        let world = World::new(16 * MIB);
+        let mut guest = Frontend::new(&world.guest, 1, 0, Abi::Native64, 64);
+        let worker = serving_in(&world, &guest, mode);
+        let pages: Vec<usize> = (1..33).collect();
+        pages.iter().for_each(|&page| guest.fill(page, 1));
+        guest.fill(40, 2);
+        let write = guest.indirect(OP_WRITE, 0, 0, 50, &pages);
+        let barrier = guest.request(OP_WRITE_BARRIER, 1, 0, &[(40, 0, 7)]);
+
+        guest.send(0, &[write, barrier]);
+        let answers = guest.answers(0, 2);
+
+        assert!(answers.iter().zip(0..).all(|(a, i)| a.id == i && a.status == 0), "{answers:?}");
+        let image = std::fs::read(&world.image).unwrap();
+        assert_eq!(image[..PAGE_LEN], [2; PAGE_LEN], "the barrier's data came last");
+        worker.disconnect();
+    }
+}
+
 /// Discard gives blocks back and reads as zeroes; a piece beyond the end is refused.
 #[test]
 fn discard_punches_holes() {

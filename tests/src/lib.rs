@@ -16,6 +16,7 @@ pub mod oracle;
 pub mod packages;
 pub mod packet;
 pub mod prng;
+pub mod restart_model;
 pub mod store;
 pub mod toolstack;
 pub mod traffic;

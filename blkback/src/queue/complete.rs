@@ -48,7 +48,8 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
     fn edge_ended(&mut self, id: ChunkId, result: i32) -> Result<(), Stop> {
         let whole = u32::try_from(result).is_ok_and(|len| len == self.block_len);
         let chunk = self.chunk(id);
-        chunk.failed |= !whole;
+        chunk.edges_short |= is_lack(result);
+        chunk.failed |= !whole && !is_lack(result);
         chunk.edges_left = chunk.edges_left.saturating_sub(1);
         let run = chunk.run;
         if chunk.edges_left > 0 {
@@ -56,6 +57,10 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
         }
         if chunk.failed {
             return self.chunk_done(id, Err(Counter::IoErrors));
+        }
+        if chunk.edges_short {
+            self.put_off(id);
+            return Ok(());
         }
         crash_point!("after_edges");
         self.move_data(id, run)
@@ -87,10 +92,8 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
                 }
             }
             // Dom0 short of memory is our shortage: the request waits, the guest never hears of it.
-            Err(_) if matches!(-result, libc::EAGAIN | libc::EINTR | libc::ENOMEM) => {
-                self.put_off.push(id);
-                self.put_off_ns = self.now_ns;
-                self.lack.refused(self.now_ns);
+            Err(_) if is_lack(result) => {
+                self.put_off(id);
                 Ok(())
             }
             Err(_) => {
@@ -98,6 +101,12 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
                 self.chunk_done(id, Err(Counter::IoErrors))
             }
         }
+    }
+
+    fn put_off(&mut self, id: ChunkId) {
+        self.put_off.push(id);
+        self.put_off_ns = self.now_ns;
+        self.lack.refused(self.now_ns);
     }
 
     /// Gives what was put off to the disk again, once a shortage had time to pass: at once would only burn the processor.
@@ -111,7 +120,13 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
         }
         let mut again = std::mem::take(&mut self.put_off);
         for id in again.drain(..) {
-            self.send_to_disk(id)?;
+            let chunk = self.chunk(id);
+            let run = chunk.run;
+            if std::mem::take(&mut chunk.edges_short) {
+                self.read_edges(id, run)?;
+            } else {
+                self.send_to_disk(id)?;
+            }
         }
         self.put_off = again;
         Ok(())
@@ -221,4 +236,9 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
     pub(super) fn finish(&mut self, id: SlotId) {
         self.finished.push(id);
     }
+}
+
+/// The kernel is short of something, which passes.
+fn is_lack(result: i32) -> bool {
+    matches!(-result, libc::EAGAIN | libc::EINTR | libc::ENOMEM)
 }

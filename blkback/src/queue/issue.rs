@@ -211,6 +211,7 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
             head_bytes: span.head,
             edges,
             edges_left: 0,
+            edges_short: false,
             failed: false,
             cost_ns,
             begun_ns: self.now_ns,
@@ -229,7 +230,7 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
     }
 
     /// Reads the blocks that the guest's data covers in part, to where they stand around it.
-    fn read_edges(&mut self, id: ChunkId, run: Run) -> Result<(), Stop> {
+    pub(super) fn read_edges(&mut self, id: ChunkId, run: Run) -> Result<(), Stop> {
         let chunk = *self.chunk(id);
         for edge in chunk.edges.into_iter().flatten() {
             let within = usize::try_from(edge - chunk.offset_bytes).unwrap_or(0);

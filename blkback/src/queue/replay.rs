@@ -83,7 +83,7 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
             tracing::warn!(replayed, "workers crash over what was left: one request at a time");
             self.replay.alone = replay;
         } else {
-            replay.into_iter().for_each(|id| self.begin_again(id));
+            replay.into_iter().try_for_each(|id| self.begin_again(id))?;
             self.fetch_tables()?;
         }
         if self.replay.owed == 0 {
@@ -133,17 +133,18 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
         let Some(id) = self.replay.alone.pop_front() else { return Ok(()) };
         self.replay.one = true;
         self.journal.suspect(usize::from(id));
-        self.begin_again(id);
+        self.begin_again(id)?;
         self.fetch_tables()
     }
 
-    fn begin_again(&mut self, id: SlotId) {
+    fn begin_again(&mut self, id: SlotId) -> Result<(), Stop> {
         let bytes = self.kept_slot(id);
         let mut table = vec![0; self.table_len];
         let kept = self.journal.extra(usize::from(id), &mut table);
         let table = table.get(..kept).filter(|t| !t.is_empty());
-        self.parse(id, &bytes, table);
+        self.parse(id, &bytes, table)?;
         self.slot(id).replayed = true;
+        Ok(())
     }
 
     /// One that was done again is answered.

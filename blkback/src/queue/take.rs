@@ -26,7 +26,7 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
             crash_point!("after_copy");
             self.journal.take(usize::from(id), index, &bytes[..len]);
             crash_point!("after_taken");
-            self.parse(id, &bytes, None);
+            self.parse(id, &bytes, None)?;
         }
         if waiting > 0 {
             self.fetch_tables()?;
@@ -36,12 +36,15 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
     }
 
     /// Parses a kept slot; `table` is what a predecessor kept of an indirect request's segments.
-    pub(super) fn parse(&mut self, id: SlotId, bytes: &wire::Slot, table: Option<&[u8]>) {
+    pub(super) fn parse(&mut self, id: SlotId, bytes: &wire::Slot, table: Option<&[u8]>) -> Result<(), Stop> {
         let at = usize::from(id) * self.segments_per_slot;
         let segments = &mut self.segments[at..at + self.segments_per_slot];
         match request::parse(self.abi, bytes, &self.limits, segments) {
             Ok(request) => self.accept(id, request, table),
-            Err(reject) => self.refuse(id, reject),
+            Err(reject) => {
+                self.refuse(id, reject);
+                Ok(())
+            }
         }
     }
 
@@ -55,7 +58,7 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
         self.finished.push(id);
     }
 
-    fn accept(&mut self, id: SlotId, request: Request, table: Option<&[u8]>) {
+    fn accept(&mut self, id: SlotId, request: Request, table: Option<&[u8]>) -> Result<(), Stop> {
         let stages = Stages { taken_ns: self.now_ns, ..Stages::NONE };
         let mut slot = Slot { id: request.id, operation: request.operation, stages, ..Slot::EMPTY };
         let mut fetch = None;
@@ -78,12 +81,15 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
         *self.slot(id) = slot;
         if slot.order == Order::Barrier {
             self.barriers += 1;
+            // Indirect requests before it must stand before it among those that wait, too.
+            self.fetch_tables()?;
         }
         match (fetch, table) {
             (None, _) => self.admit(id),
             (Some((direction, _)), Some(table)) => self.read_table(id, direction, table),
             (Some((_, grefs)), None) => self.want_table(id, &grefs),
         }
+        Ok(())
     }
 
     fn want_table(&mut self, id: SlotId, grefs: &[GrantRef]) {
