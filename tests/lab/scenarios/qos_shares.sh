@@ -28,7 +28,7 @@ shared() {
 }
 at_least() { awk -v got="$2" -v least="$3" 'BEGIN {exit !(got >= least)}' || fail "$1: $2, asked for $3"; }
 policy() {
-  printf 'version = 1\n%s\n' "$*" > /etc/splitd/policy.toml
+  printf '%s\n' 'version = 1' "$@" > /etc/splitd/policy.toml
   splitctl policy reload
 }
 domain() { printf '[[domain]]\nmatch.name = "%s"\n%s\n' "$1" "$2"; }
