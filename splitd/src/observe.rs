@@ -294,13 +294,19 @@ mod tests {
         assert_eq!(frontend_path(id, None), None);
     }
 
-    /// Scenario 28: in a driver domain a guest's name and uuid are not readable. It is served all the same, under its number.
-    #[test]
-    fn a_driver_domain_knows_guests_by_number() {
+    /// Domain 5 beside a guest, 6.
+    fn driver_domain() -> (tempfile::TempDir, xenbus::sim::SimHost, xenbus::sim::SimDomain) {
         let dir = tempfile::tempdir().unwrap();
         let host = xenbus::sim::SimHost::start(dir.path()).unwrap();
         let backend = host.domain(DomId(5), "driver domain", "5", 16).unwrap();
         host.domain(DomId(6), "guest", "6", 16).unwrap();
+        (dir, host, backend)
+    }
+
+    /// Scenario 28: in a driver domain a guest's name and uuid are not readable. It is served all the same, under its number.
+    #[test]
+    fn a_driver_domain_knows_guests_by_number() {
+        let (_dir, _host, backend) = driver_domain();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let address = xenbus::store::Address::Socket(backend.store_socket().to_owned());
@@ -317,10 +323,7 @@ mod tests {
     /// store's, which would be waited out.
     #[test]
     fn nodes_that_are_not_readable_are_the_frontends_fault() {
-        let dir = tempfile::tempdir().unwrap();
-        let host = xenbus::sim::SimHost::start(dir.path()).unwrap();
-        let backend = host.domain(DomId(5), "driver domain", "5", 16).unwrap();
-        host.domain(DomId(6), "guest", "6", 16).unwrap();
+        let (_dir, host, backend) = driver_domain();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let connect = |path: &std::path::Path| {
