@@ -76,7 +76,8 @@ shares() {
   policy "$(domain a 'weight = 512')"
   for guest in a b; do splitctl policy explain $guest | grep -q 'on vde' || fail "explain: $(splitctl policy explain $guest)"; done
   no_arbiter
-  sleep 5
+  # What had gathered in the disk's queue meanwhile takes its time to leave, and then to be learnt from.
+  sleep 15
   shared '2:1' 2 sleep 20
   at_least '2:1, both together' "$(awk -v a="$RATE_A" -v b="$RATE_B" 'BEGIN {print a + b}')" $((IOPS * 90 / 100))
   splitctl qos -d a -w 1024 > /dev/null
