@@ -288,7 +288,8 @@ impl Planner {
         // More than it ever did lately would be no limit, and stand for long where nobody plans any more.
         let shown = self.depth.most_per_s();
         let most = if shown > 0.0 { shown * PACE_MOST } else { f64::MAX };
-        let pace = pace.clamp(before * 0.5, before * 2.0).min(most).max(1.0);
+        // Less than half of what it does would hardly empty it sooner, and stand for long just the same.
+        let pace = pace.clamp(before * 0.5, before * 2.0).max(done * 0.5).min(most).max(1.0);
         self.pace = pace;
         let (rates, short) = self.rates(pace);
         for ((id, member), rate) in self.members.iter_mut().zip(rates) {
@@ -440,33 +441,4 @@ impl Totals {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The tree in io.cost's own source: weights 300 and 100, the latter's two children alike, are 75, 12.5 and 12.5 %; a disk of two of
-    /// a domain halves its own part and nobody else's; and what one leaves its sibling has first.
-    #[test]
-    fn the_tree_of_io_cost() {
-        let mut planner = Planner::new(800_000);
-        let mut join = |customer, domain, weights| {
-            let standing = Standing { customer, domain, weights, reserve_iops: 0 };
-            planner.join(standing, Sample::default(), Grant::OPEN)
-        };
-        let ids = [
-            (1, 1, [300, 100, 256]),
-            (2, 2, [100, 100, 256]),
-            (2, 3, [100, 100, 64]),
-            (2, 3, [100, 100, 64]),
-        ];
-        let ids = ids.map(|(customer, domain, weights)| join(customer, domain, weights));
-        let hungry = |planner: &mut Planner, which: [bool; 4]| {
-            for (id, hungry) in ids.iter().zip(which) {
-                planner.members.get_mut(id).unwrap().hungry = hungry;
-            }
-            planner.rates(1e9).0.iter().map(|rate| (rate / 1e4).round() / 1e3).collect::<Vec<_>>()
-        };
-        assert_eq!(hungry(&mut planner, [true; 4]), [75.0, 12.5, 6.25, 6.25]);
-        let alone = hungry(&mut planner, [true, true, false, false]);
-        assert_eq!(alone[..2], [75.0, 25.0]);
-    }
-}
+mod tests;
