@@ -16,7 +16,7 @@ mod others;
 use others::{Fifo, Limiter, Slices, Tags};
 
 const SECOND: u64 = 1_000_000_000;
-const DEVICE: Device = Device { parallel: 32, jitter: 0.5, slow_ns: None, factor: 1 };
+const DEVICE: Device = Device { parallel: 32, jitter: 0.5, slow_ns: None, factor: 1, iops_max: None };
 /// Shares are judged of tenants with so many requests at least: of fewer, one more or less is half a percent.
 const LEAST_REQUESTS: usize = 500;
 
@@ -212,13 +212,13 @@ fn reload_ms() -> f64 {
 /// requests a second.
 fn decision_ns(n: usize) -> f64 {
     const REQUESTS: u64 = 2_000_000;
-    let grant = Grant { since_ns: 0, base: 0, rate: Grant::rate_of(1e9) };
+    let grant = Grant { since_ns: 0, base: 0, rate: Grant::rate_of(1e9), lasting_rate: 0 };
     let spent: Vec<AtomicU64> = (0..n).map(|_| AtomicU64::new(0)).collect();
     let mut random = Random(1);
     let begun = Instant::now();
     for i in 0..REQUESTS {
         let which = usize::try_from(random.below(n as u64)).unwrap_or(0);
-        black_box(share::admit(&grant, &spent[which], 1_000, i * 10_000)).ok();
+        black_box(share::admit(&grant, &spent[which], 1_000, i * 10_000, i * 10_000)).ok();
     }
     let gate_ns = begun.elapsed().as_nanos() as f64 / REQUESTS as f64;
     let mut planner = Planner::new(800_000);

@@ -17,15 +17,15 @@ use xenbus::sim::SimDomain;
 /// Each disk's image: enough for the load, sparse.
 const SECTORS: u64 = 1 << 15;
 /// How long idle devices are watched.
-const IDLE: Duration = Duration::from_secs(10);
+const IDLE: Duration = Duration::from_secs(20);
+/// What attaching them left to be done is over by then.
+const SETTLE: Duration = Duration::from_secs(3);
 /// Requests of one disk whose neighbours are idle.
 const REQUESTS: u64 = 20_000;
 /// How many of the last devices' attach times are told.
 const ATTACHES: usize = 20;
 /// A device is not started where less memory than this is left for each that is still to come.
 const ROOM_EACH_KIB: u64 = 8 << 10;
-/// The kernel's unit of `utime` and `stime`.
-const TICK: Duration = Duration::from_millis(10);
 
 /// One population.
 #[derive(Clone, Debug, Serialize)]
@@ -113,6 +113,7 @@ fn measure(world: &mut World, guests: &mut [Guest], attaches: &[Duration], port:
     let (worker_private_kib, worker_pinned_kib) = (mean(private_kib)?, mean(pinned_kib)?);
     let splitd_private_kib = private_kib(splitd)?;
 
+    std::thread::sleep(SETTLE);
     let before = cpu_of(&pids)?;
     let start = Instant::now();
     std::thread::sleep(IDLE);
@@ -209,15 +210,18 @@ fn pinned_kib(pid: u32) -> Result<u64> {
 
 /// CPU time of these processes so far, all threads.
 fn cpu_of(pids: &[u32]) -> Result<Duration> {
-    let mut ticks = 0;
+    let mut ran_ns = 0;
     for pid in pids {
-        let path = format!("/proc/{pid}/stat");
-        let stat = fs::read_to_string(&path).context(path)?;
-        // The command's name, in parentheses, may hold anything; utime and stime are fields 14 and 15.
-        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().skip(11).take(2);
-        ticks += fields.filter_map(|field| field.parse::<u32>().ok()).sum::<u32>();
+        let tasks = format!("/proc/{pid}/task");
+        for task in fs::read_dir(&tasks).context(tasks)? {
+            // Not `stat`, whose ticks are a sample: an idle process is hardly ever seen by it, or far too often.
+            let path = task?.path().join("schedstat");
+            let times = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            let ran = times.split_whitespace().next().and_then(|ns| ns.parse::<u64>().ok());
+            ran_ns += ran.with_context(|| format!("{}: {times}", path.display()))?;
+        }
     }
-    Ok(TICK * ticks)
+    Ok(Duration::from_nanos(ran_ns))
 }
 
 /// As a table.

@@ -27,11 +27,13 @@ use crate::thread::{Command, Handle, Report};
 mod open;
 
 /// How often the disk's size is looked at: a thousand idle disks are as many wake-ups in that time.
-const RESIZE_INTERVAL: Duration = Duration::from_secs(5);
+const RESIZE_INTERVAL: Duration = Duration::from_secs(15);
 /// How often a fence that is held is tried.
 const FENCE_INTERVAL: Duration = Duration::from_millis(5);
 /// How long queues may take to finish once told to close: a disk that hangs does not hold a detach for ever.
 const CLOSE_LIMIT: Duration = Duration::from_secs(30);
+/// How often that is looked at.
+const CLOSE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Everything there is after `Open`.
 #[derive(Debug)]
@@ -126,7 +128,11 @@ where
             let span = self.span.clone();
             let _in_log = span.enter();
             let fencing = self.connecting.as_ref().is_some_and(|c| c.fence_ms.is_none());
-            let limit = if fencing { FENCE_INTERVAL } else { RESIZE_INTERVAL };
+            let limit = match (fencing, &self.closing) {
+                (true, _) => FENCE_INTERVAL,
+                (_, Some(_)) => CLOSE_INTERVAL,
+                _ => RESIZE_INTERVAL,
+            };
             match self.control.hear(limit)? {
                 Heard::Said(message) => self.obey(message),
                 Heard::Garbled(why) => self.fail(Fault::Host, format!("message not understood: {why}")),

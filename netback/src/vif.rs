@@ -21,10 +21,12 @@ use crate::thread::{Command, Handle, Report};
 
 mod open;
 
-/// How often nothing is waited for.
-const LOOK: Duration = Duration::from_secs(1);
 /// How long queues may take to let go.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
+/// How often that is looked at.
+const CLOSE_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest wait for a message: there is nothing to look after until one comes.
+const MESSAGE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Everything there is after `OpenVif`.
 #[derive(Debug)]
@@ -89,7 +91,8 @@ where
         loop {
             let span = self.span.clone();
             let _in_log = span.enter();
-            match self.control.hear(LOOK)? {
+            let limit = if self.closing_since.is_some() { CLOSE_INTERVAL } else { MESSAGE_INTERVAL };
+            match self.control.hear(limit)? {
                 Heard::Said(message) => self.obey(message),
                 Heard::Garbled(why) => self.fail(Fault::Host, format!("message not understood: {why}")),
                 Heard::Nothing => {}

@@ -21,7 +21,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"splitdQ\x01");
 /// Words of [`Rules`].
 pub const NR_RULE_WORDS: usize = NR_ACCOUNTS * NR_CAPS * 4 + 2 + NR_PRICES;
 /// Words of a [`Grant`].
-pub const NR_GRANT_WORDS: usize = 3;
+pub const NR_GRANT_WORDS: usize = 4;
 /// The disk, its domain, its customer.
 pub const NR_ACCOUNTS: usize = 3;
 
@@ -90,13 +90,13 @@ impl Grant {
     /// As words.
     #[must_use]
     pub const fn words(&self) -> [u64; NR_GRANT_WORDS] {
-        [self.since_ns, self.base, self.rate]
+        [self.since_ns, self.base, self.rate, self.lasting_rate]
     }
 
     /// From words.
     #[must_use]
-    pub const fn of_words([since_ns, base, rate]: [u64; NR_GRANT_WORDS]) -> Self {
-        Self { since_ns, base, rate }
+    pub const fn of_words([since_ns, base, rate, lasting_rate]: [u64; NR_GRANT_WORDS]) -> Self {
+        Self { since_ns, base, rate, lasting_rate }
     }
 }
 

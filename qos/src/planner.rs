@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 
 use crate::depth::{Depth, Totals, to_f64};
 use crate::fill::{self, Vessel};
-use crate::share::{Grant, Work};
+use crate::share::{self, Grant, Work};
 
 /// As much more than the device has shown to do is given out at most.
 const PACE_MOST: f64 = 1.3;
+/// So much of what the device does can be given out for ever without a queue that grows, which would be nobody's share.
+const LASTING: f64 = 0.95;
 /// Between plans, ns.
 pub const PLAN_NS: u64 = 5_000_000;
 /// How soon the device's fill is to be right again, ns.
@@ -257,7 +259,7 @@ impl Planner {
         self.pace = 0.0;
         for (id, member) in &mut self.members {
             if !member.grant.is_open() {
-                member.grant = Grant { since_ns: now_ns, base: member.last.spent, rate: Grant::OPEN_RATE };
+                member.grant = Grant { since_ns: now_ns, base: member.last.spent, ..Grant::OPEN };
                 tell(*id, member.grant);
             }
         }
@@ -291,11 +293,14 @@ impl Planner {
         // Less than half of what it does would hardly empty it sooner, and stand for long just the same.
         let pace = pace.clamp(before * 0.5, before * 2.0).max(done * 0.5).min(most).max(1.0);
         self.pace = pace;
+        // Where nobody is held back nothing is known of what the device can do.
+        let lasting = if hungry { (done * LASTING).max(1.0) / pace } else { 1.0 };
         let (rates, short) = self.rates(pace);
         for ((id, member), rate) in self.members.iter_mut().zip(rates) {
-            let rate = Grant::rate_of(rate);
-            if rate != member.grant.rate {
-                member.grant = member.grant.at_rate(rate, now_ns, member.last.spent);
+            let (rate, lasting_rate) = (Grant::rate_of(rate), Grant::rate_of(rate * lasting));
+            let age_ns = now_ns.saturating_sub(member.grant.since_ns);
+            if rate != member.grant.rate || age_ns >= share::RENEW_NS {
+                member.grant = member.grant.at_rates(rate, lasting_rate, now_ns, member.last.spent);
                 tell(*id, member.grant);
             }
         }

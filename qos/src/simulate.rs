@@ -78,6 +78,9 @@ pub struct Device {
     pub slow_ns: Option<(u64, u64)>,
     /// As many times slower than its costs say, always.
     pub factor: u32,
+    /// Requests a second that a bucket of a tenth of them lets through, as QEMU's `throttling.iops-total` and many a cloud's volumes:
+    /// below that there is no wait at all.
+    pub iops_max: Option<u64>,
 }
 
 /// What a tenant got.
@@ -174,6 +177,8 @@ pub struct Run<'a, R> {
     order: u64,
     /// When each of the device's places is free.
     places: BinaryHeap<Reverse<u64>>,
+    /// What the bucket has let through, ns.
+    bucket_ns: u64,
     pieces: Vec<Piece>,
     free_pieces: VecDeque<usize>,
     requests: Vec<Request>,
@@ -200,6 +205,7 @@ pub fn run<R: Rule>(
         events: BinaryHeap::new(),
         order: 0,
         places: (0..device.parallel).map(|_| Reverse(0)).collect(),
+        bucket_ns: 0,
         pieces: Vec::new(),
         free_pieces: VecDeque::new(),
         requests: Vec::new(),
@@ -283,7 +289,7 @@ impl<R: Rule> Run<'_, R> {
         let alone_ns = piece.cost_ns * u64::from(self.device.parallel) * factor;
         #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let takes_ns = (alone_ns as f64 * spread) as u64;
-        let ends_ns = free_ns.max(now_ns) + takes_ns;
+        let ends_ns = free_ns.max(self.let_through(now_ns)) + takes_ns;
         self.places.push(Reverse(ends_ns));
         let at = self.free_pieces.pop_front().unwrap_or(self.pieces.len());
         if at == self.pieces.len() {
@@ -292,6 +298,14 @@ impl<R: Rule> Run<'_, R> {
             self.pieces[at] = piece;
         }
         self.at(ends_ns, Event::Done { begun_ns: now_ns, piece: at });
+    }
+
+    /// When the bucket lets the next one through.
+    fn let_through(&mut self, now_ns: u64) -> u64 {
+        let Some(rate) = self.device.iops_max else { return now_ns };
+        let begins_ns = now_ns.max(self.bucket_ns.saturating_sub(100_000_000));
+        self.bucket_ns = self.bucket_ns.max(now_ns) + 1_000_000_000 / rate.max(1);
+        begins_ns
     }
 
     fn ended(&mut self, now_ns: u64, begun_ns: u64, at: usize) {

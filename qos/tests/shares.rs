@@ -12,7 +12,11 @@ use qos::simulate::ours::Ours;
 use qos::simulate::{Device, Got, Tenant, run};
 
 const SECOND: u64 = 1_000_000_000;
-const DEVICE: Device = Device { parallel: 32, jitter: 0.5, slow_ns: None, factor: 1 };
+const DEVICE: Device = Device { parallel: 32, jitter: 0.5, slow_ns: None, factor: 1, iops_max: None };
+
+/// A hundred requests a second: each takes its time, or a bucket lets so many through.
+const HARD_DISK: Device = Device { parallel: 1, jitter: 0.3, slow_ns: None, factor: 31, iops_max: None };
+const BUCKET: Device = Device { parallel: 8, jitter: 0.3, slow_ns: None, factor: 1, iops_max: Some(100) };
 
 fn serve(tenants: &[Tenant], from_s: u64, until_s: u64) -> Vec<Got> {
     run(tenants, DEVICE, Ours::new(tenants), 1, from_s * SECOND, until_s * SECOND).0
@@ -152,6 +156,41 @@ fn a_stopped_splitd_freezes_the_shares() {
     assert!(utilisation(&got, 10) > 0.9, "{}", utilisation(&got, 10));
 }
 
+/// The same at whatever moment it is stopped, on a device of a hundred requests a second: what steers its fill at that moment, up to
+/// 1.3 times what it does or half of it, is not what stands. Seen on real Xen: 4:1 stood as 1.9:1 and as 7:1.
+#[test]
+fn a_slow_device_is_shared_whenever_splitd_stops() {
+    for device in [HARD_DISK, BUCKET] {
+        for stop_ns in (0..40).map(|n| 5 * SECOND + n * 47_000_000) {
+            let tenants = [Tenant::reading(1024, 32), Tenant::reading(256, 32)];
+            let mut rule = Ours::new(&tenants);
+            rule.stopped_ns = Some((stop_ns, u64::MAX));
+            rule.late_ns = 15_000_000;
+            let (got, _) = run(&tenants, device, rule, 1, stop_ns, stop_ns + 20 * SECOND);
+            let done: u64 = got.iter().map(|got| got.requests).sum();
+            let error = share_error(&tenants, &got);
+            assert!(error < 0.03 && done > 1800, "stopped at {stop_ns}: {error}, {done} requests");
+        }
+    }
+}
+
+/// Workers that wake late, on a machine whose processors are busy, keep their shares, although the heavier one, whose requests are due more
+/// often, is late more often.
+#[test]
+fn late_workers_keep_their_shares() {
+    for device in [HARD_DISK, BUCKET] {
+        for weight in [256, 512, 1024] {
+            let tenants = [Tenant::reading(weight, 32), Tenant::reading(256, 32)];
+            let mut rule = Ours::new(&tenants);
+            rule.late_ns = 30_000_000;
+            let (got, _) = run(&tenants, device, rule, 1, 5 * SECOND, 25 * SECOND);
+            let done: u64 = got.iter().map(|got| got.requests).sum();
+            let error = share_error(&tenants, &got);
+            assert!(error < 0.02 && done > 1900, "{weight}: {error}, {done} requests");
+        }
+    }
+}
+
 /// A device that gets three times slower is shared as before.
 #[test]
 fn a_slower_device_is_shared_alike() {
@@ -166,7 +205,7 @@ fn a_slower_device_is_shared_alike() {
 #[test]
 fn a_slow_device_is_shared_too() {
     for parallel in [1, 4] {
-        let device = Device { parallel, jitter: 0.3, slow_ns: None, factor: 30 };
+        let device = Device { parallel, jitter: 0.3, slow_ns: None, factor: 30, iops_max: None };
         for weight in [512, 1024, 4096] {
             let tenants = [Tenant::reading(weight, 32), Tenant::reading(256, 32)];
             let (got, _) = run(&tenants, device, Ours::new(&tenants), 1, 5 * SECOND, 25 * SECOND);
@@ -181,7 +220,7 @@ fn a_slow_device_is_shared_too() {
 /// probe used to.
 #[test]
 fn a_slow_device_is_shared_after_a_while_without() {
-    let device = Device { parallel: 1, jitter: 0.3, slow_ns: None, factor: 30 };
+    let device = Device { parallel: 1, jitter: 0.3, slow_ns: None, factor: 30, iops_max: None };
     let tenants = [Tenant::reading(1024, 128), Tenant::reading(256, 128)];
     let mut rule = Ours::new(&tenants);
     rule.stopped_ns = Some((0, 10 * SECOND));

@@ -136,9 +136,9 @@ impl Gate {
         }
     }
 
-    /// Whether the disk's share has room for that; else when to ask again, ns.
-    pub fn share(&self, seen: &Seen, cost_ns: u64, now_ns: u64) -> Result<(), u64> {
-        let outcome = share::admit(&seen.grant, self.figure(Usage::Spent), cost_ns, now_ns);
+    /// Whether the disk's share has room for a piece of a request that was taken at `taken_ns`; else when to ask again, ns.
+    pub fn share(&self, seen: &Seen, cost_ns: u64, taken_ns: u64, now_ns: u64) -> Result<(), u64> {
+        let outcome = share::admit(&seen.grant, self.figure(Usage::Spent), cost_ns, taken_ns, now_ns);
         if outcome.is_err() {
             self.figure(Usage::Refused).fetch_add(1, Relaxed);
         }

@@ -189,7 +189,7 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
             self.edge_wait = true;
             return Ok(Issued::Not);
         }
-        let Some(cost_ns) = self.may_issue(direction, span.offset, span.len) else {
+        let Some(cost_ns) = self.may_issue(slot.stages.taken_ns, direction, span.offset, span.len) else {
             self.pool.give(run);
             if edges != NO_EDGES && self.device.edges.give(edges) {
                 self.device.ring_all();

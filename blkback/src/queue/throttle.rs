@@ -145,9 +145,10 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
         true
     }
 
-    /// Whether the disk's share has room for a piece of a request; its cost.
+    /// Whether the disk's share has room for a piece of a request that was taken at `taken_ns`; its cost.
     pub(super) fn may_issue(
         &mut self,
+        taken_ns: u64,
         direction: Direction,
         offset_bytes: u64,
         len_bytes: u32,
@@ -160,7 +161,7 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
         let cost_ns = cursor.cost_ns(throttle.seen.prices(), op, offset_bytes, len_bytes.into());
         if self.closing {
             gate.spend(cost_ns);
-        } else if let Err(at_ns) = gate.share(&throttle.seen, cost_ns, throttle.now_ns) {
+        } else if let Err(at_ns) = gate.share(&throttle.seen, cost_ns, taken_ns, throttle.now_ns) {
             throttle.hold_until(at_ns.min(throttle.now_ns.saturating_add(LOOK_NS)));
             return None;
         }

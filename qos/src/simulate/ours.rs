@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::{Piece, Rule, Tenant};
+use super::{Piece, Random, Rule, Tenant};
 use crate::gcra::{Clocks, Limit, UNITS_PER_OP};
 use crate::planner::{MemberId, Planner, Sample, Standing};
 use crate::policy::effective::CapRule;
@@ -18,7 +18,8 @@ pub const LOOK_NS: u64 = 20_000_000;
 #[derive(Debug)]
 struct Disk {
     id: MemberId,
-    waiting: VecDeque<Piece>,
+    /// Since when, too.
+    waiting: VecDeque<(u64, Piece)>,
     grant: Grant,
     spent: AtomicU64,
     limit: Limit,
@@ -50,6 +51,9 @@ pub struct Ours {
     /// From then on that tenant has that weight.
     pub reweigh: Option<(u64, usize, u32)>,
     weights: Vec<u32>,
+    /// Workers wake up to that much late, ns.
+    pub late_ns: u64,
+    random: Random,
 }
 
 impl Ours {
@@ -84,6 +88,8 @@ impl Ours {
             reserve_until_ns: None,
             reweigh: None,
             weights,
+            late_ns: 0,
+            random: Random(1),
         }
     }
 
@@ -126,14 +132,15 @@ impl Ours {
 
     fn go_on(&mut self, i: usize, now_ns: u64, out: &mut Vec<Piece>) {
         let disk = &mut self.disks[i];
-        while let Some(piece) = disk.waiting.front().copied() {
+        while let Some((since_ns, piece)) = disk.waiting.front().copied() {
             let clocks = Clocks { sustained: &disk.clocks[0], burst: &disk.clocks[1] };
             let is_new = disk.capped != Some(piece.request);
             let cap_ns = if disk.limit.is_set() && is_new { disk.limit.ready_at_ns(clocks) } else { 0 };
             let outcome = if cap_ns > now_ns {
                 Err((cap_ns, false))
             } else {
-                share::admit(&disk.grant, &disk.spent, piece.cost_ns, now_ns).map_err(|at| (at, true))
+                share::admit(&disk.grant, &disk.spent, piece.cost_ns, since_ns, now_ns)
+                    .map_err(|at| (at, true))
             };
             match outcome {
                 Ok(()) => {
@@ -150,6 +157,7 @@ impl Ours {
                 Err((at, by_share)) => {
                     disk.sample.refused += u64::from(by_share);
                     let at = if by_share { at.min(now_ns + LOOK_NS) } else { at };
+                    let at = at + self.random.below(self.late_ns);
                     if disk.wake_ns <= now_ns || at < disk.wake_ns {
                         disk.wake_ns = at;
                         self.timers.push(Reverse((at, i)));
@@ -162,8 +170,8 @@ impl Ours {
 }
 
 impl Rule for Ours {
-    fn arrive(&mut self, _: u64, piece: Piece) {
-        self.disks[piece.tenant].waiting.push_back(piece);
+    fn arrive(&mut self, now_ns: u64, piece: Piece) {
+        self.disks[piece.tenant].waiting.push_back((now_ns, piece));
         self.ready.push(piece.tenant);
     }
 
