@@ -12,6 +12,7 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
+use crate::crash_point;
 use crate::mapped_file::MappedFile;
 
 pub mod recover;
@@ -125,6 +126,7 @@ impl Journal {
         }
         let file = &mut self.file;
         file.u32_at(AT_VALID).store(0, Release);
+        crash_point!("in_journal");
         for i in 0..shape.nr_entries {
             file.u32_at(HEADER_LEN + i * shape.entry_len() + ENTRY_STATE).store(FREE, Relaxed);
         }
@@ -140,6 +142,7 @@ impl Journal {
         file.u64_at(AT_MAGIC).store(MAGIC, Relaxed);
         file.u32_at(AT_VERSION).store(VERSION, Relaxed);
         file.u64_at(AT_CONNECTION).store(connection, Relaxed);
+        crash_point!("in_journal");
         file.u32_at(AT_VALID).store(1, Release);
         Ok(Begun::Fresh)
     }
@@ -172,6 +175,7 @@ impl Journal {
             self.free(i);
         }
         self.file.u32_at(AT_RSP_PROD).store(plan.rsp_prod, Release);
+        crash_point!("in_journal");
         self.file.u32_at(AT_RSP_INTENT).store(plan.rsp_prod, Release);
         Ok(plan)
     }
@@ -185,6 +189,7 @@ impl Journal {
             word(self.at(entry) + ENTRY_DEATHS).store(self.deaths(entry).saturating_add(1), Relaxed);
         }
         word(AT_SUSPECT).store(0, Release);
+        crash_point!("in_journal");
         word(AT_ATTEMPTS).store(attempts, Release);
     }
 
@@ -211,7 +216,9 @@ impl Journal {
         self.file.u32_at(AT_ATTEMPTS).store(0, Release);
     }
 
-    fn positions(&self) -> Positions {
+    /// The header's words.
+    #[must_use]
+    pub fn positions(&self) -> Positions {
         let word = |at| self.file.u32_at(at).load(Acquire);
         Positions {
             req_cons: word(AT_REQ_CONS),
@@ -220,7 +227,9 @@ impl Journal {
         }
     }
 
-    fn state(&self, entry: usize) -> EntryState {
+    /// What an entry says.
+    #[must_use]
+    pub fn state(&self, entry: usize) -> EntryState {
         let word = |at| self.file.u32_at(self.at(entry) + at).load(Acquire);
         match word(ENTRY_STATE) {
             TAKEN => EntryState::Taken { index: word(ENTRY_INDEX) },
@@ -243,11 +252,13 @@ impl Journal {
         assert!(slot.len() <= self.shape.slot_len);
         let at = self.at(entry);
         self.file.write(at + ENTRY_HEADER_LEN, slot);
+        crash_point!("in_journal");
         self.file.u32_at(at + ENTRY_EXTRA_LEN).store(0, Relaxed);
         self.file.u32_at(at + ENTRY_DEATHS).store(0, Relaxed);
         self.file.u32_at(at + ENTRY_INDEX).store(index, Relaxed);
         // The order that matters to a successor: bytes, then the state, then the index that makes it owed.
         self.file.u32_at(at + ENTRY_STATE).store(TAKEN, Release);
+        crash_point!("in_journal");
         self.file.u32_at(AT_REQ_CONS).store(index.wrapping_add(1), Release);
     }
 
@@ -257,6 +268,7 @@ impl Journal {
         let at = self.at(entry);
         self.file.write(at + ENTRY_HEADER_LEN + self.shape.slot_len.next_multiple_of(8), extra);
         let len = u32::try_from(extra.len()).unwrap_or(0);
+        crash_point!("in_journal");
         self.file.u32_at(at + ENTRY_EXTRA_LEN).store(len, Release);
     }
 
@@ -280,11 +292,13 @@ impl Journal {
         let at = self.at(entry);
         self.file.u32_at(at + ENTRY_RSP_INDEX).store(rsp_index, Relaxed);
         self.file.u32_at(at + ENTRY_STATUS).store(status.cast_unsigned(), Relaxed);
+        crash_point!("in_journal");
         self.file.u32_at(at + ENTRY_STATE).store(STAGED, Release);
     }
 
     /// All answers below `rsp_prod` are staged; the ring's index is stored next.
     pub fn intend(&self, rsp_prod: u32) {
+        crash_point!("in_journal");
         self.file.u32_at(AT_RSP_INTENT).store(rsp_prod, Release);
     }
 
@@ -295,6 +309,7 @@ impl Journal {
 
     /// The entry's answer is published.
     pub fn free(&self, entry: usize) {
+        crash_point!("in_journal");
         self.file.u32_at(self.at(entry) + ENTRY_STATE).store(FREE, Release);
     }
 

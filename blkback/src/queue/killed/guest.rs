@@ -2,6 +2,7 @@
 //! workers.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::time::Duration;
 
 use qos::simulate::Random;
@@ -60,7 +61,7 @@ struct GuestQueue {
     free: Vec<usize>,
     /// Looks at the ring without being told.
     awake: bool,
-    _pages: GuestPages,
+    pages: Rc<GuestPages>,
 }
 
 #[derive(Debug)]
@@ -104,7 +105,7 @@ impl GuestQueue {
             (pages, refs)
         };
         let slots = (0..count).map(slot).collect();
-        Self { ring, port, refs, slots, free: (0..count).collect(), awake: true, _pages: pages }
+        Self { ring, port, refs, slots, free: (0..count).collect(), awake: true, pages: Rc::new(pages) }
     }
 }
 
@@ -124,6 +125,10 @@ impl Guest {
 
     pub(super) fn ring(&self, queue: usize) -> QueueRing {
         QueueRing { ring_refs: self.queues[queue].refs.clone(), port: self.queues[queue].port.port().0 }
+    }
+
+    pub(super) fn pages(&self, queue: usize) -> Rc<GuestPages> {
+        Rc::clone(&self.queues[queue].pages)
     }
 
     pub(super) fn nr_slots(&self) -> u32 {

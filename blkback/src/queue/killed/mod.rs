@@ -28,13 +28,18 @@ use crate::request::Limits;
 use disk::{Kernel, LateDisk};
 use fuse::{Events, Grants, Killed};
 use guest::{Guest, NR_SECTORS, Wrong};
+use trace::Trace;
 
 mod disk;
 mod fuse;
 mod guest;
+#[allow(dead_code, unreachable_pub)] // of the whole model, more is wanted
+#[path = "../../../../tests/src/restart_model/kept.rs"]
+mod kept;
+mod trace;
 
 /// Named places that a queue passes. `after_fence` is in the control thread, `flush_failed` on a way that ends in freezing.
-const POINTS: [&str; 17] = [
+const POINTS: [&str; 18] = [
     "after_bind",
     "after_copy",
     "after_copy_in",
@@ -52,6 +57,7 @@ const POINTS: [&str; 17] = [
     "before_disk",
     "before_notify",
     "before_publish",
+    "in_journal",
 ];
 const ELSEWHERE: [&str; 2] = ["after_fence", "flush_failed"];
 
@@ -129,7 +135,12 @@ struct Tally {
     killed: u64,
     answered: u64,
     wrong: Wrong,
+    /// That were held against the model.
+    stores: u64,
 }
+
+/// Of each queue.
+type Traces = Rc<RefCell<Vec<Trace>>>;
 
 struct World {
     mode: Mode,
@@ -140,22 +151,31 @@ struct World {
     kernel: Rc<RefCell<Kernel>>,
     random: Random,
     tally: Tally,
+    traces: Traces,
     _host: SimHost,
     _domain: SimDomain,
 }
 
 const GUEST: DomId = DomId(5);
+const INDIRECT: u16 = 16;
+
+fn journal_path(dir: &tempfile::TempDir, queue: usize) -> std::path::PathBuf {
+    dir.path().join(format!("journal-{queue}"))
+}
 
 impl World {
     fn new(mode: Mode, seed: u64, is_fenced: bool) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let host = SimHost::start(dir.path()).expect("a host");
         let domain = host.domain(GUEST, "g", "0f3c", 4096).expect("a guest");
+        let guest = Guest::new(&domain, mode);
+        let trace = |queue| Trace::new(&journal_path(&dir, queue), guest.pages(queue), INDIRECT);
         Self {
             mode,
             is_fenced,
             sim: Sim::open(dir.path()),
-            guest: Guest::new(&domain, mode),
+            traces: Rc::new(RefCell::new((0..mode.queues).map(trace).collect())),
+            guest,
             kernel: Kernel::new(NR_SECTORS * 512, mode.block_len() as usize, seed ^ 1),
             random: Random(seed),
             tally: Tally::default(),
@@ -190,9 +210,8 @@ impl World {
             .map(|(number, ((counters, bell), memory))| {
                 let (grants, events) = self.host();
                 let disk = LateDisk::new(&self.kernel);
-                let path = self.dir.path().join(format!("journal-{number}"));
-                let shape = journal_shape(self.guest.nr_slots(), 16);
-                let journal = Journal::open(&path, shape).expect("a journal");
+                let shape = journal_shape(self.guest.nr_slots(), INDIRECT);
+                let journal = Journal::open(&journal_path(&self.dir, number), shape).expect("a journal");
                 let (device, figures) = (Arc::clone(&device), Figures(counters));
                 let parts = Parts { device, grants, events, disk, bell, journal, figures, discards: None };
                 (parts, self.terms(number, memory))
@@ -222,7 +241,7 @@ impl World {
                 capacity_sectors: NR_SECTORS as u64,
                 alignment_sectors: 1,
                 read_only: false,
-                max_indirect_segments: 16,
+                max_indirect_segments: INDIRECT,
                 discard: true,
                 discard_secure: false,
                 barrier: self.mode.barriers,
@@ -265,7 +284,7 @@ impl World {
         }
         // One that never came where it was to die is killed now, between two steps.
         fuse::set(0);
-        worker::crash::on_passed(None);
+        self.watch(|_| ());
         self.tally.killed += 1;
         *self.tally.at.entry(at.unwrap_or("between steps")).or_default() += 1;
     }
@@ -274,6 +293,7 @@ impl World {
     fn choose_end(&mut self) -> &'static str {
         if self.random.below(3) == 0 {
             fuse::set(1 + self.random.below(250));
+            self.watch(|_| ());
             return "some call";
         }
         let possible = POINTS.iter().filter(|point| match **point {
@@ -287,15 +307,24 @@ impl World {
             |point: &&&'static str| self.tally.at.get(**point).copied().unwrap_or(0) * weight(**point);
         let point = *possible.min_by_key(deaths).expect("a place");
         let mut left = self.random.below(6);
-        worker::crash::on_passed(Some(Box::new(move |passed| {
+        self.watch(move |passed| {
             if passed == point {
                 match left.checked_sub(1) {
                     Some(rest) => left = rest,
                     None => std::panic::panic_any(Killed),
                 }
             }
-        })));
+        });
         point
+    }
+
+    /// At every place that workers pass, what they have stored is held against the model; then `also` is told of it.
+    fn watch(&self, mut also: impl FnMut(&str) + 'static) {
+        let traces = Rc::clone(&self.traces);
+        worker::crash::on_passed(Some(Box::new(move |passed| {
+            traces.borrow_mut().iter_mut().for_each(Trace::look);
+            also(passed);
+        })));
     }
 
     /// A worker that lives answers all that is open, then all is read once more.
@@ -310,7 +339,9 @@ impl World {
             self.guest.receive();
         }
         self.guest.end();
+        worker::crash::on_passed(None);
         (self.tally.answered, self.tally.wrong) = (self.guest.answered, self.guest.wrong);
+        self.tally.stores = self.traces.borrow().iter().map(|trace| trace.stores).sum();
     }
 
     fn run(mut self, kills: u64) -> Tally {
@@ -354,9 +385,10 @@ fn a_guest_never_notices_a_killed_worker() {
     let mut at: BTreeMap<&str, u64> = BTreeMap::new();
     for (i, mode) in MODES.into_iter().enumerate() {
         let tally = World::new(mode, seed + i as u64, true).run(kills);
-        eprintln!("{}: {} kills, {} requests, seed {seed}", mode.name, tally.killed, tally.answered);
+        let Tally { killed, answered, stores, .. } = tally;
+        eprintln!("{}: {killed} kills, {answered} requests, {stores} stores, seed {seed}", mode.name);
         assert_eq!(tally.wrong, Wrong::default(), "{}, seed {seed}", mode.name);
-        assert!(tally.answered > kills, "{}: {} answers", mode.name, tally.answered);
+        assert!(answered > kills && stores > 4 * answered, "{}: {answered} answers", mode.name);
         tally.at.iter().for_each(|(place, deaths)| *at.entry(place).or_default() += deaths);
     }
     eprintln!("{at:?}");
@@ -376,7 +408,9 @@ fn without_the_fence_a_guest_notices() {
 /// A crash point that is added is one that workers are killed at.
 #[test]
 fn all_crash_points_are_known() {
-    let mut dirs = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
+    let here = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+    let mut dirs =
+        [here, concat!(env!("CARGO_MANIFEST_DIR"), "/../worker/src")].map(std::path::PathBuf::from).to_vec();
     let mut found = std::collections::BTreeSet::new();
     while let Some(dir) = dirs.pop() {
         for entry in std::fs::read_dir(dir).expect("sources").flatten() {
