@@ -12,6 +12,8 @@ use crate::share::{self, Grant, Work};
 const PACE_MOST: f64 = 1.3;
 /// So much of what the device does can be given out for ever without a queue that grows, which would be nobody's share.
 const LASTING: f64 = 0.95;
+/// Over about so long it is taken, s: longer than a bucket's burst after a lull.
+const LASTING_OVER_S: f64 = 2.0;
 /// Between plans, ns.
 pub const PLAN_NS: u64 = 5_000_000;
 /// How soon the device's fill is to be right again, ns.
@@ -114,6 +116,8 @@ pub struct Planner {
     /// Work a second that was done of late.
     done_per_s: f64,
     rate_looks: u64,
+    /// Time in which more was asked for than done, s, and the work done in it, both of late.
+    sustained: [f64; 2],
     /// Since the last look at it: time, work and requests done.
     seen: [u64; 3],
 }
@@ -213,6 +217,11 @@ impl Planner {
         self.count_done(time_ns, done_ns, done_ops);
         let active = self.members.values().filter(|member| member.active).count();
         let hungry = self.members.values().any(|member| member.hungry);
+        if hungry {
+            let rest = (-seconds / LASTING_OVER_S).exp();
+            let [time_s, work] = self.sustained;
+            self.sustained = [time_s * rest + seconds, work * rest + to_f64(done_ns)];
+        }
         self.depth.observe(now_ns, totals);
         let level = self.depth.level(totals.in_flight_ops());
         let mut outlook = Outlook { active, level, work_per_s: self.done_per_s, short_of_reserves: false };
@@ -294,7 +303,9 @@ impl Planner {
         let pace = pace.clamp(before * 0.5, before * 2.0).max(done * 0.5).min(most).max(1.0);
         self.pace = pace;
         // Where nobody is held back nothing is known of what the device can do.
-        let lasting = if hungry { (done * LASTING).max(1.0) / pace } else { 1.0 };
+        let [time_s, work] = self.sustained;
+        let sustained = work / time_s.max(f64::MIN_POSITIVE);
+        let lasting = if hungry { (sustained * LASTING).max(1.0) / pace } else { 1.0 };
         let (rates, short) = self.rates(pace);
         for ((id, member), rate) in self.members.iter_mut().zip(rates) {
             let (rate, lasting_rate) = (Grant::rate_of(rate), Grant::rate_of(rate * lasting));

@@ -219,7 +219,8 @@ impl Device {
         mut heard: mpsc::Receiver<(u64, News)>,
     ) {
         self.adopt(&mut heard).await;
-        let mut looks = Allowance::new(LOOKS, LOOK_EACH, Instant::now());
+        let allowance = || Allowance::new(LOOKS, LOOK_EACH, Instant::now());
+        let (mut looks, mut hearings) = (allowance(), (0, allowance()));
         while self.settle().await {
             self.publish_report();
             let times = [self.kill_at, self.retry_at, self.look_at, self.held_until()];
@@ -229,7 +230,11 @@ impl Device {
                 // and its neighbours nothing.
                 () = dirty.notified() => afford(&mut looks).await,
                 Some((generation, news)) = heard.recv() => {
-                    afford(&mut looks).await;
+                    // What a predecessor said is not held against a worker; `Crashes` limits how often one follows another.
+                    if hearings.0 != generation {
+                        hearings = (generation, allowance());
+                    }
+                    afford(&mut hearings.1).await;
                     self.hear(generation, news).await;
                 }
                 Some(command) = commanded.recv() => self.obey(command).await,
