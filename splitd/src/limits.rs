@@ -7,15 +7,14 @@ use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use qos::account::{self, Counting};
 use qos::cost::Prices;
 use qos::page::Rules;
 use qos::planner::Standing;
-use qos::policy::effective::{DiskRules, Override, Who};
-use qos::policy::{self, Cap, Fault, Model, NetCap, Policy};
+use qos::policy::effective::{DiskRules, Who};
+use qos::policy::{self, Fault, Model, Policy};
 use serde_json::{Value, json};
 use tracing::{error, info, warn};
 use worker::clock::monotonic_ns;
@@ -29,18 +28,18 @@ mod accounts;
 mod explain;
 pub(crate) mod pages;
 mod parties;
+mod temporary;
 mod vifs;
 
 pub(crate) use explain::rows;
+pub use temporary::Change;
+use temporary::Temporary;
 pub use vifs::Vif;
 
 /// Longest policy file.
 const FILE_LEN_MAX: u64 = 4 << 20;
 /// Below the run directory.
 const ACCOUNTS: &str = "accounts";
-/// Longest time that an operator may set something for.
-const TTL_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
-
 /// A disk that is limited, or may be after the next reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
@@ -54,12 +53,6 @@ pub struct Disk {
     pub dir: PathBuf,
     /// What it shares, once its target is open.
     pub place: Option<Place>,
-}
-
-#[derive(Debug)]
-struct Temporary {
-    over: Override,
-    until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -115,7 +108,7 @@ impl Disk {
 impl State {
     fn rules(&self, id: DeviceId, disk: &Disk) -> DiskRules {
         let temporary = disk.name.as_ref().and_then(|name| self.temporary.get(name));
-        self.policy.disk(disk.who(), &disk.vdev, id.devid, temporary.map(|t| &t.over))
+        self.policy.disk(disk.who(), &disk.vdev, id.devid, temporary.map(Temporary::rules))
     }
 
     /// How a disk's device counts, and how much of it may be reserved.
@@ -194,7 +187,7 @@ impl Limits {
             disks: BTreeMap::new(),
             vifs: BTreeMap::new(),
             retired: BTreeSet::new(),
-            temporary: BTreeMap::new(),
+            temporary: temporary::load(&run_dir.join(temporary::FILE), monotonic_ns()),
         };
         let arbiter = Arbiter::start().context("the arbiter's thread")?;
         Ok(Self { file, run_dir: run_dir.to_owned(), state: RefCell::new(state), arbiter })
@@ -311,33 +304,26 @@ impl Limits {
     /// Sets something for a while, above the file; nothing at all takes it back.
     pub fn set(&self, domain: &str, change: &Change) -> Result<(), String> {
         let name = self.domain_name(domain)?;
-        let ttl = change.ttl.as_deref().map(ttl).transpose()?;
-        if change.reset {
-            self.state.borrow_mut().temporary.remove(&name);
-        } else {
+        {
             let mut state = self.state.borrow_mut();
-            let mut over = state.temporary.get(&name).map(|t| t.over.clone()).unwrap_or_default();
-            if let Some(weight) = change.weight {
-                if !(1..=65_535).contains(&weight) {
-                    return Err(format!("weight is {weight}: allowed are 1 to 65535"));
-                }
-                over.weight = Some(weight);
+            if change.reset {
+                state.temporary.remove(&name);
+            } else {
+                let before = state.temporary.get(&name).cloned().unwrap_or_default();
+                let after = before.with(change, monotonic_ns())?;
+                info!(domain = name, set = ?after, "set by splitctl");
+                state.temporary.insert(name, after);
             }
-            for text in &change.caps {
-                set_cap(text, &mut over)?;
-            }
-            let until = ttl.map(|ttl| Instant::now() + ttl);
-            info!(domain = name, ?over, ?ttl, "set by splitctl");
-            state.temporary.insert(name, Temporary { over, until });
         }
+        self.keep_temporary();
         let failed = self.write_pages();
         if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
     }
 
     /// What was set for a while and is over; whether there was something.
     pub fn expire(&self) -> bool {
-        let now = Instant::now();
-        let over = |t: &Temporary| t.until.is_some_and(|until| until <= now);
+        let now_ns = monotonic_ns();
+        let over = |t: &Temporary| t.is_over(now_ns);
         let ended: Vec<String> = {
             let mut state = self.state.borrow_mut();
             let ended =
@@ -349,10 +335,20 @@ impl Limits {
             return false;
         }
         info!("over, the policy file holds again: {}", ended.join(", "));
+        self.keep_temporary();
         for trouble in self.write_pages() {
             error!("ALARM: {trouble}");
         }
         true
+    }
+
+    /// For a splitd that comes after this one.
+    fn keep_temporary(&self) {
+        if let Err(trouble) =
+            temporary::keep(&self.run_dir.join(temporary::FILE), &self.state.borrow().temporary)
+        {
+            error!("ALARM: what splitctl set will not outlive this splitd: {trouble:#}");
+        }
     }
 
     /// The name of a domain that has devices here, by name or number.
@@ -369,47 +365,6 @@ impl Limits {
         })?;
         name.clone().ok_or_else(|| format!("domain {domain} has no name"))
     }
-}
-
-/// What an operator changes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Change {
-    /// Share.
-    pub weight: Option<u32>,
-    /// `total_iops_max=1000`
-    #[serde(default)]
-    pub caps: Vec<String>,
-    /// `10m`; for good if left out, which is until splitd ends.
-    pub ttl: Option<String>,
-    /// Take back all that was set.
-    #[serde(default)]
-    pub reset: bool,
-}
-
-fn ttl(text: &str) -> Result<Duration, String> {
-    let ns = policy::time_ns(text).map_err(|rule| format!("ttl is {text:?}: {rule}"))?;
-    let ttl = Duration::from_nanos(ns);
-    if ttl.is_zero() || ttl > TTL_MAX {
-        return Err(format!("ttl is {text:?}: allowed are times above 0 and up to a year"));
-    }
-    Ok(ttl)
-}
-
-fn set_cap(text: &str, over: &mut Override) -> Result<(), String> {
-    let names = || Cap::ALL.map(Cap::name).into_iter().chain(NetCap::ALL.map(NetCap::name));
-    let refuse = || {
-        let names = names().collect::<Vec<_>>().join(", ");
-        format!("cap is {text:?}: allowed is NAME=VALUE, where NAME is one of {names}")
-    };
-    let (name, value) = text.split_once('=').ok_or_else(refuse)?;
-    let told = |rule: policy::Rule| format!("cap is {text:?}: {rule}");
-    if let Some(cap) = Cap::ALL.into_iter().find(|cap| cap.name() == name) {
-        over.caps[cap as usize] = Some(policy::cap_value(cap, value).map_err(told)?);
-    } else {
-        let cap = NetCap::ALL.into_iter().find(|cap| cap.name() == name).ok_or_else(refuse)?;
-        over.net_caps[cap as usize] = Some(policy::net_cap_value(cap, value).map_err(told)?);
-    }
-    Ok(())
 }
 
 /// What was accepted, for the next start.

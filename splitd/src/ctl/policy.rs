@@ -54,7 +54,7 @@ pub struct Qos {
     /// NAME=VALUE as in the policy file, for all its disks or interfaces together: total_iops_max=1000, rx_max=50Mb/s, …=none
     #[arg(short, long, requires = "domain")]
     cap: Vec<String>,
-    /// For how long: 10m, 2h; else until splitd ends
+    /// For how long: 10m, 2h; else until --reset or the host boots
     #[arg(long, requires = "domain")]
     ttl: Option<String>,
     /// Back to the policy file

@@ -1,5 +1,7 @@
 //! A policy's life in splitd: files that are taken whole or not at all, values set for a while, what a start finds.
 
+use std::time::Duration;
+
 use xenbus::DomId;
 
 use super::*;
@@ -134,4 +136,42 @@ fn for_a_while() {
     std::thread::sleep(Duration::from_millis(2));
     limits.expire();
     assert_eq!(rate(), Some(json!(100)));
+}
+
+/// What an operator set outlives splitd (an upgrade, a crash), for as long as it was set for; what cannot be read is left out, and nothing
+/// else.
+#[test]
+fn for_a_while_and_over_a_restart() {
+    let place = Place::new(CAPPED);
+    let set = |limits: &Limits, ttl: Option<&str>, cap: &str| {
+        let caps = vec![format!("total_iops_max={cap}")];
+        limits.set("web-1", &Change { caps, ttl: ttl.map(str::to_owned), ..Change::default() }).unwrap();
+    };
+    let rate = |limits: &Limits| {
+        place.enter(limits);
+        let told = limits.explain(Some("web-1")).unwrap();
+        told.pointer("/disks/0/caps/domain/total_iops_max/value/rate").and_then(Value::as_u64)
+    };
+    let limits = place.load().unwrap();
+    place.enter(&limits);
+    set(&limits, None, "60");
+    set(&limits, Some("10m"), "50");
+    drop(limits);
+    let limits = place.load().unwrap();
+    assert_eq!(rate(&limits), Some(50));
+    set(&limits, Some("1ms"), "40");
+    std::thread::sleep(Duration::from_millis(2));
+    drop(limits);
+    assert_eq!(rate(&place.load().unwrap()), Some(100));
+
+    let limits = place.load().unwrap();
+    place.enter(&limits);
+    set(&limits, None, "70");
+    assert_eq!(rate(&place.load().unwrap()), Some(70));
+    let kept = place.dir.path().join(temporary::FILE);
+    let broken = fs::read_to_string(&kept).unwrap().replace("\"70\"", "\"0\"");
+    fs::write(&kept, broken).unwrap();
+    assert_eq!(rate(&place.load().unwrap()), Some(100));
+    limits.set("web-1", &Change { reset: true, ..Change::default() }).unwrap();
+    assert_eq!(rate(&place.load().unwrap()), Some(100));
 }

@@ -28,7 +28,7 @@ impl State {
     pub(super) fn net_rules(&self, id: DeviceId, vif: &Vif) -> NetRules {
         let who = Who { uuid: Some(&vif.uuid), name: vif.name.as_deref() };
         let temporary = vif.name.as_ref().and_then(|name| self.temporary.get(name));
-        let mut rules = self.policy.net(who, id.devid, temporary.map(|t| &t.over));
+        let mut rules = self.policy.net(who, id.devid, temporary.map(super::Temporary::rules));
         if let Some(VifCap { rate, window_ns }) = vif.rate.map(VifRate::cap) {
             let own = &mut rules.vif_caps[NetCap::Tx as usize];
             if own.as_ref().is_none_or(|told| rate < told.value.rate) {

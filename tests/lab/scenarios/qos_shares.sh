@@ -1,4 +1,4 @@
-# says: two guests on volumes of one disk of 100 IOPS: 2:1 and 4:1 within 5 % over 20 s, a reservation, p99 beside a flooder, an idle neighbour's share, splitd stopped
+# says: two guests on volumes of one disk of 100 IOPS: 2:1 and 4:1 within 5 % over 20 s, a reservation, p99 beside a flooder, an idle neighbour's share, splitd stopped, all killed
 # backends: splitd
 # limit: 1800
 
@@ -73,6 +73,7 @@ quick() {
 }
 
 shares() {
+  local pid
   policy "$(domain a 'weight = 512')"
   for guest in a b; do splitctl policy explain $guest | grep -q 'on vde' || fail "explain: $(splitctl policy explain $guest)"; done
   no_arbiter
@@ -84,6 +85,12 @@ shares() {
   sleep 1
   shared '4:1' 4 sleep 20
   shared '4:1 while splitd is stopped' 4 stopped 20
+  for pid in $(workers); do kill -9 "$pid"; done
+  pkill -9 -x splitd
+  splitd_start
+  must_within 30 splitd_answers
+  sleep 1
+  shared '4:1 from a second after kill -9 of splitd and all workers' 4 sleep 20
   splitctl qos -d a --reset > /dev/null
   policy "$(domain a 'weight = 256')"
   sleep 1
