@@ -177,11 +177,11 @@ impl Depth {
             stretch: took / work,
         };
         self.window.work_ns = self.window.ops * work / to_f64(done);
-        self.learn(now_ns, epoch, totals);
+        self.learn(now_ns, epoch, totals, to_f64(done));
         true
     }
 
-    fn learn(&mut self, now_ns: u64, epoch: Measured, totals: Totals) {
+    fn learn(&mut self, now_ns: u64, epoch: Measured, totals: Totals, done: f64) {
         let least = |epochs: &VecDeque<Measured>| epochs.iter().map(|e| e.stretch).fold(f64::MAX, f64::min);
         let before = least(&self.epochs);
         self.epochs.push_back(epoch);
@@ -198,8 +198,10 @@ impl Depth {
             // What is as short as the shortest that is known is the device's own time again.
             let is_known = (epoch.stretch / before - 1.0).abs() < 0.1 && self.probed > 0;
             let in_flight = totals.in_flight_ops();
+            // With half given out it falls by half of what is done: of a thousand in a queue that is little.
+            let drains = self.probe_in_flight - in_flight > done * 0.25;
             let falls = epoch.stretch < self.probe_stretch * 0.95 || in_flight < self.probe_in_flight * 0.95;
-            let falls = falls && !is_known;
+            let falls = drains || falls && !is_known;
             (self.probe_stretch, self.probe_in_flight) = (epoch.stretch, in_flight);
             self.probed += 1;
             self.probing = falls && self.probed < PROBE_EPOCHS;

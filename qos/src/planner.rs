@@ -14,8 +14,16 @@ const PACE_MOST: f64 = 1.3;
 const LASTING: f64 = 0.95;
 /// Over about so long it is taken, s: longer than a bucket's burst after a lull.
 const LASTING_OVER_S: f64 = 2.0;
-/// Between plans, ns.
+/// Between plans of a device that is shared, ns.
 pub const PLAN_NS: u64 = 5_000_000;
+/// Where nobody uses it, and where one does alone: until another comes there is nothing to divide.
+const IDLE_NS: u64 = 100_000_000;
+const LONE_NS: u64 = 20_000_000;
+/// For so many disks more a plan takes its time longer to come, at most so many times: a thousand disks that sleep must not cost a
+/// thousand looks every time, nor one that wakes up wait for long.
+const DISKS: usize = 100;
+const SELDOM_MAX: u64 = 5;
+const SHARED_SELDOM_MAX: u64 = 2;
 /// How soon the device's fill is to be right again, ns.
 const SETTLE_NS: f64 = 10e6;
 /// Used within that time: active, ns.
@@ -27,7 +35,7 @@ const OVERFULL: f64 = 1.3;
 /// Less full than that, a device waits for work.
 const STARVED: f64 = 0.7;
 /// Asked for more than it got within that time: hungry, ns.
-const HUNGRY_NS: u64 = 50_000_000;
+const HUNGRY_NS: u64 = 30_000_000;
 /// Weight of the latest look in what is done.
 const DONE_BLEND: f64 = 0.03;
 /// So many completions tell a rate, or as many as there are in that time, ns.
@@ -66,6 +74,25 @@ pub struct Standing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MemberId(u64);
 
+/// Where a disk is among the others: those of a domain stand together, and those of a customer. So nothing is to be grouped anew when one
+/// comes or goes, and that costs no more than the plan that follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Seat {
+    customer: u64,
+    domain: u64,
+    id: MemberId,
+}
+
+impl Seat {
+    fn of(id: MemberId, standing: &Standing) -> Self {
+        Self { customer: standing.customer, domain: standing.domain, id }
+    }
+
+    fn is_of_same_domain(&self, other: &Self) -> bool {
+        (self.customer, self.domain) == (other.customer, other.domain)
+    }
+}
+
 #[derive(Debug)]
 struct Member {
     standing: Standing,
@@ -98,9 +125,8 @@ pub struct Outlook {
 /// The arbiter.
 #[derive(Debug, Default)]
 pub struct Planner {
-    members: BTreeMap<MemberId, Member>,
-    /// As in `grouped`; empty when it is to be found anew.
-    groups: Vec<Vec<Vec<usize>>>,
+    members: BTreeMap<Seat, Member>,
+    seats: BTreeMap<MemberId, Seat>,
     next: u64,
     depth: Depth,
     planned_ns: u64,
@@ -136,6 +162,7 @@ impl Planner {
         let now = sample.totals;
         self.sums.issued_ops = self.sums.issued_ops.wrapping_add(now.issued_ops.wrapping_sub(now.done_ops));
         self.sums.issued_ns = self.sums.issued_ns.wrapping_add(now.issued_ns.wrapping_sub(now.done_ns));
+        let seat = Seat::of(id, &standing);
         let member = Member {
             standing,
             last: sample,
@@ -147,15 +174,14 @@ impl Planner {
             active: false,
             cost_ns: 0.0,
         };
-        self.members.insert(id, member);
-        self.groups.clear();
+        self.members.insert(seat, member);
+        self.seats.insert(id, seat);
         id
     }
 
     /// A disk goes; nothing of it is under way any more.
     pub fn leave(&mut self, id: MemberId) {
-        self.groups.clear();
-        if let Some(member) = self.members.remove(&id) {
+        if let Some(member) = self.seats.remove(&id).and_then(|seat| self.members.remove(&seat)) {
             let last = member.last.totals;
             self.sums.done_ops = self.sums.done_ops.wrapping_add(last.issued_ops.wrapping_sub(last.done_ops));
             self.sums.done_ns = self.sums.done_ns.wrapping_add(last.issued_ns.wrapping_sub(last.done_ns));
@@ -164,9 +190,10 @@ impl Planner {
 
     /// Another policy.
     pub fn set_standing(&mut self, id: MemberId, standing: Standing) {
-        if let Some(member) = self.members.get_mut(&id) {
-            member.standing = standing;
-            self.groups.clear();
+        let Some(seat) = self.seats.get_mut(&id) else { return };
+        let before = std::mem::replace(seat, Seat::of(id, &standing));
+        if let Some(member) = self.members.remove(&before) {
+            self.members.insert(*seat, Member { standing, ..member });
         }
     }
 
@@ -182,10 +209,17 @@ impl Planner {
         self.members.values().all(|member| !member.active)
     }
 
-    /// More than one used the device lately.
+    /// Until the next plan, ns.
     #[must_use]
-    pub fn is_contended(&self) -> bool {
-        self.contended
+    pub fn until_next_ns(&self) -> u64 {
+        let hundreds = self.members.len().div_ceil(DISKS).max(1) as u64;
+        if self.is_idle() {
+            IDLE_NS * hundreds.min(SELDOM_MAX)
+        } else if self.contended {
+            PLAN_NS * hundreds.min(SHARED_SELDOM_MAX)
+        } else {
+            LONE_NS * hundreds.min(SELDOM_MAX)
+        }
     }
 
     /// A plan: `sample` is asked for each disk's figures, `grant` is told what changed.
@@ -198,8 +232,8 @@ impl Planner {
         let time_ns = now_ns.saturating_sub(std::mem::replace(&mut self.planned_ns, now_ns));
         if time_ns == 0 || time_ns == now_ns {
             // The first look only says where the sums stand.
-            for (id, member) in &mut self.members {
-                self.sums.add(&member.look(sample(*id), now_ns, 1.0, false));
+            for (seat, member) in &mut self.members {
+                self.sums.add(&member.look(sample(seat.id), now_ns, 1.0, false));
             }
             return Outlook::default();
         }
@@ -207,8 +241,8 @@ impl Planner {
         // Who is not held back although there is too much under way wants more than there is, too.
         let rationed = self.contended && self.level < OVERFULL;
         let (mut done_ns, mut done_ops) = (0, 0);
-        for (id, member) in &mut self.members {
-            let grown = member.look(sample(*id), now_ns, seconds, rationed);
+        for (seat, member) in &mut self.members {
+            let grown = member.look(sample(seat.id), now_ns, seconds, rationed);
             done_ns += grown.done_ns;
             done_ops += grown.done_ops;
             self.sums.add(&grown);
@@ -266,10 +300,10 @@ impl Planner {
     /// With one alone there is nobody to protect.
     pub fn lift(&mut self, now_ns: u64, tell: &mut dyn FnMut(MemberId, Grant)) {
         self.pace = 0.0;
-        for (id, member) in &mut self.members {
+        for (seat, member) in &mut self.members {
             if !member.grant.is_open() {
                 member.grant = Grant { since_ns: now_ns, base: member.last.spent, ..Grant::OPEN };
-                tell(*id, member.grant);
+                tell(seat.id, member.grant);
             }
         }
     }
@@ -307,64 +341,53 @@ impl Planner {
         let sustained = work / time_s.max(f64::MIN_POSITIVE);
         let lasting = if hungry { (sustained * LASTING).max(1.0) / pace } else { 1.0 };
         let (rates, short) = self.rates(pace);
-        for ((id, member), rate) in self.members.iter_mut().zip(rates) {
+        for ((seat, member), rate) in self.members.iter_mut().zip(rates) {
             let (rate, lasting_rate) = (Grant::rate_of(rate), Grant::rate_of(rate * lasting));
             let age_ns = now_ns.saturating_sub(member.grant.since_ns);
             if rate != member.grant.rate || age_ns >= share::RENEW_NS {
                 member.grant = member.grant.at_rates(rate, lasting_rate, now_ns, member.last.spent);
-                tell(*id, member.grant);
+                tell(seat.id, member.grant);
             }
         }
         short
     }
 
-    /// Who belongs together, by place among the members: customers, their domains, those' disks.
-    fn grouped(&self) -> Vec<Vec<Vec<usize>>> {
-        let mut customers: BTreeMap<u64, BTreeMap<u64, Vec<usize>>> = BTreeMap::new();
-        for (i, member) in self.members.values().enumerate() {
-            let Standing { customer, domain, .. } = member.standing;
-            customers.entry(customer).or_default().entry(domain).or_default().push(i);
-        }
-        customers.into_values().map(|domains| domains.into_values().collect()).collect()
-    }
-
     /// The rate of each disk, in the members' order; and whether reserves had to be cut.
-    fn rates(&mut self, pace: f64) -> (Vec<f64>, bool) {
-        if self.groups.is_empty() {
-            self.groups = self.grouped();
-        }
-        let members: Vec<&Member> = self.members.values().collect();
-        let domains = self.groups.iter().flatten();
-        let reserved: f64 = domains.map(|disks| domain_vessel(&members, disks, 1.0).least).sum();
+    fn rates(&self, pace: f64) -> (Vec<f64>, bool) {
+        let members: Vec<Seated<'_>> = self.members.iter().collect();
+        let customers: Vec<_> = members.chunk_by(|(a, _), (b, _)| a.customer == b.customer).collect();
+        let reserved: f64 = domains(&members).map(|disks| domain_vessel(disks, 1.0).least).sum();
         let most_reserved = pace * self.max_reserved;
         let short = reserved > most_reserved;
         let scale = if short { most_reserved / reserved } else { 1.0 };
-        let outer: Vec<_> =
-            self.groups.iter().map(|domains| customer_vessel(&members, domains, scale)).collect();
+        let outer: Vec<_> = customers.iter().map(|disks| customer_vessel(disks, scale)).collect();
         let top = level_for(pace, &outer);
-        let mut rates = vec![0.0; members.len()];
-        for (domains, vessel) in self.groups.iter().zip(&outer) {
+        let mut rates = Vec::with_capacity(members.len());
+        for (customer, vessel) in customers.iter().zip(&outer) {
             let amount = share_at(top, vessel, pace);
             // Nearly all customers have one domain on a device, and nearly all domains one disk.
-            if let [disks] = &domains[..]
-                && let [i] = disks[..]
-            {
-                rates[i] = amount;
+            if customer.len() == 1 {
+                rates.push(amount);
                 continue;
             }
-            let vessels: Vec<_> = domains.iter().map(|disks| domain_vessel(&members, disks, scale)).collect();
+            let vessels: Vec<_> = domains(customer).map(|disks| domain_vessel(disks, scale)).collect();
             let middle = level_for(amount, &vessels);
-            for (disks, vessel) in domains.iter().zip(&vessels) {
+            for (disks, vessel) in domains(customer).zip(&vessels) {
                 let amount = share_at(middle, vessel, amount);
-                let vessels: Vec<_> = disks.iter().map(|&i| members[i].vessel()).collect();
+                let vessels: Vec<_> = disks.iter().map(|(_, member)| member.vessel()).collect();
                 let bottom = level_for(amount, &vessels);
-                for (&i, vessel) in disks.iter().zip(&vessels) {
-                    rates[i] = share_at(bottom, vessel, amount);
-                }
+                rates.extend(vessels.iter().map(|vessel| share_at(bottom, vessel, amount)));
             }
         }
         (rates, short)
     }
+}
+
+type Seated<'a> = (&'a Seat, &'a Member);
+
+/// Each domain's disks, of disks in order.
+fn domains<'a, 'b>(disks: &'a [Seated<'b>]) -> impl Iterator<Item = &'a [Seated<'b>]> {
+    disks.chunk_by(|(a, _), (b, _)| a.is_of_same_domain(b))
 }
 
 /// The water's level, also where there is enough for all: then it stands as high as if the first wanted without an end.
@@ -378,23 +401,21 @@ fn share_at(level: f64, vessel: &Vessel, amount: f64) -> f64 {
     (level * vessel.weight).max(vessel.least).min(amount)
 }
 
-fn domain_vessel(members: &[&Member], disks: &[usize], reserved: f64) -> Vessel {
-    let of = |i: &usize| members[*i];
-    let standing = disks.first().map(|i| &of(i).standing);
+fn domain_vessel(disks: &[Seated<'_>], reserved: f64) -> Vessel {
+    let standing = disks.first().map(|(_, member)| &member.standing);
     let weight = standing.map_or(1.0, |standing| standing.weights[1].into());
-    let most: f64 = disks.iter().map(|i| of(i).vessel().most).sum();
+    let most: f64 = disks.iter().map(|(_, member)| member.vessel().most).sum();
     // In work: by what its requests cost of late.
-    let cost_ns = disks.iter().map(|i| of(i).cost_ns).fold(0.0, f64::max);
+    let cost_ns = disks.iter().map(|(_, member)| member.cost_ns).fold(0.0, f64::max);
     let least = standing.map_or(0.0, |standing| to_f64(standing.reserve_iops) * cost_ns) * reserved;
     Vessel { weight, least: least.min(most), most }
 }
 
-fn customer_vessel(members: &[&Member], domains: &[Vec<usize>], reserved: f64) -> Vessel {
-    let first = domains.first().and_then(|disks| disks.first());
-    let weight = first.map_or(1, |&i| members[i].standing.weights[0]);
+fn customer_vessel(disks: &[Seated<'_>], reserved: f64) -> Vessel {
+    let weight = disks.first().map_or(1, |(_, member)| member.standing.weights[0]);
     let nothing = Vessel { weight: weight.into(), least: 0.0, most: 0.0 };
-    domains.iter().fold(nothing, |sum, disks| {
-        let one = domain_vessel(members, disks, reserved);
+    domains(disks).fold(nothing, |sum, disks| {
+        let one = domain_vessel(disks, reserved);
         Vessel { weight: sum.weight, least: sum.least + one.least, most: sum.most + one.most }
     })
 }

@@ -6,6 +6,9 @@ use std::collections::{BinaryHeap, VecDeque};
 
 pub mod ours;
 
+use crate::cost::Op;
+use crate::policy::effective::CapRule;
+
 /// A tenant's load: always that many requests outstanding, unless it pauses.
 #[derive(Clone, Debug)]
 pub struct Tenant {
@@ -13,18 +16,28 @@ pub struct Tenant {
     pub weight: u32,
     /// Promised requests a second.
     pub reserve_iops: u64,
-    /// Cap on requests a second.
-    pub iops_max: Option<u64>,
+    /// Cap on the requests of its domain.
+    pub cap: Option<CapRule>,
+    /// The domain that the disk is of, where it is not alone in one: its disks share a cap and a share.
+    pub domain: Option<u64>,
+    /// Its rings: requests go to one after the other.
+    pub rings: usize,
     /// Requests outstanding.
     pub depth: u32,
     /// Sizes, chosen from alike, bytes.
     pub sizes: Vec<u64>,
     /// Writes among a hundred.
     pub writes_pct: u64,
+    /// Nothing but that, flushes or discards, in place of data.
+    pub only: Option<Op>,
+    /// The device takes so many times as long for it as it is charged.
+    pub dearer: u64,
     /// Busy so long, then idle as long, ns; 0 for always busy.
     pub half_period_ns: u64,
-    /// Nothing before then, ns.
+    /// It comes then, ns.
     pub from_ns: u64,
+    /// It goes then, ns.
+    pub until_ns: u64,
 }
 
 impl Tenant {
@@ -34,13 +47,24 @@ impl Tenant {
         Self {
             weight,
             reserve_iops: 0,
-            iops_max: None,
+            cap: None,
+            domain: None,
+            rings: 1,
             depth,
             sizes: vec![4096],
             writes_pct: 0,
+            only: None,
+            dearer: 1,
             half_period_ns: 0,
             from_ns: 0,
+            until_ns: u64::MAX,
         }
+    }
+
+    /// The same, capped at so many requests a second.
+    #[must_use]
+    pub fn capped(self, rate: u64) -> Self {
+        Self { cap: Some(CapRule { rate, burst_rate: None, burst_len_ns: 0 }), ..self }
     }
 }
 
@@ -53,8 +77,12 @@ pub struct Piece {
     pub cost_ns: u64,
     /// Bytes.
     pub len_bytes: u64,
+    /// What it is.
+    pub op: Op,
     /// The request.
     pub request: usize,
+    /// Bytes of all of the request, on its first piece alone.
+    pub begins_bytes: Option<u64>,
 }
 
 /// How a device is shared.
@@ -151,6 +179,11 @@ pub fn cost_ns(parallel: u32, is_write: bool, len_bytes: u64) -> u64 {
     let pages = len_bytes.div_ceil(4096);
     let alone_ns = if is_write { 60_000 + 57_000 * pages } else { 290_000 + 28_000 * pages };
     alone_ns / u64::from(parallel)
+}
+
+/// The same of a flush or a discard, by the product's prices: a page written, for a discard one for each 8 MiB.
+fn other_cost_ns(parallel: u32, len_bytes: u64) -> u64 {
+    cost_ns(parallel, true, 4096 * len_bytes.div_ceil(8 << 20).max(1))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -259,6 +292,9 @@ impl<R: Rule> Run<'_, R> {
 
     fn begin(&mut self, now_ns: u64, tenant: usize) {
         let load = &self.tenants[tenant];
+        if now_ns >= load.until_ns {
+            return;
+        }
         if load.half_period_ns > 0 && (now_ns / load.half_period_ns) % 2 == 1 {
             let at = (now_ns / load.half_period_ns + 1) * load.half_period_ns;
             return self.at(at, Event::Begin { tenant });
@@ -266,7 +302,8 @@ impl<R: Rule> Run<'_, R> {
         let which = self.random.below(load.sizes.len() as u64);
         let len_bytes = load.sizes[usize::try_from(which).unwrap_or(0)];
         let is_write = self.random.below(100) < load.writes_pct;
-        let nr_pieces = len_bytes.div_ceil(CHUNK_BYTES);
+        let op = load.only.unwrap_or(if is_write { Op::Write } else { Op::Read });
+        let nr_pieces = if load.only.is_some() { 1 } else { len_bytes.div_ceil(CHUNK_BYTES) };
         let begun = Request { begun_ns: now_ns, left: u32::try_from(nr_pieces).unwrap_or(1), len_bytes };
         let request = self.free_requests.pop().unwrap_or(self.requests.len());
         if request == self.requests.len() {
@@ -274,10 +311,16 @@ impl<R: Rule> Run<'_, R> {
         } else {
             self.requests[request] = begun;
         }
+        let mut begins_bytes = Some(len_bytes);
         for i in 0..nr_pieces {
-            let len_bytes = (len_bytes - i * CHUNK_BYTES).min(CHUNK_BYTES);
-            let cost_ns = cost_ns(self.device.parallel, is_write, len_bytes);
-            self.rule.arrive(now_ns, Piece { tenant, cost_ns, len_bytes, request });
+            let (len_bytes, cost_ns) = if load.only.is_some() {
+                (len_bytes, other_cost_ns(self.device.parallel, len_bytes))
+            } else {
+                let len_bytes = (len_bytes - i * CHUNK_BYTES).min(CHUNK_BYTES);
+                (len_bytes, cost_ns(self.device.parallel, is_write, len_bytes))
+            };
+            let piece = Piece { tenant, cost_ns, len_bytes, op, request, begins_bytes: begins_bytes.take() };
+            self.rule.arrive(now_ns, piece);
         }
     }
 
@@ -286,7 +329,8 @@ impl<R: Rule> Run<'_, R> {
         let spread = 1.0 + self.device.jitter * (self.random.unit() + self.random.unit() - 1.0);
         let slow = self.device.slow_ns.is_some_and(|(from, to)| (from..to).contains(&now_ns));
         let factor = u64::from(self.device.factor) * if slow { 3 } else { 1 };
-        let alone_ns = piece.cost_ns * u64::from(self.device.parallel) * factor;
+        let dearer = self.tenants[piece.tenant].dearer;
+        let alone_ns = piece.cost_ns * u64::from(self.device.parallel) * factor * dearer;
         #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let takes_ns = (alone_ns as f64 * spread) as u64;
         let ends_ns = free_ns.max(self.let_through(now_ns)) + takes_ns;

@@ -12,24 +12,13 @@ use std::time::{Duration, Instant};
 
 use qos::depth::Totals;
 use qos::page::{NR_USAGE, USAGE_AT, Usage};
-use qos::planner::{MemberId, PLAN_NS, Planner, Sample, Standing};
+use qos::planner::{MemberId, Planner, Sample, Standing};
 use qos::share::Grant;
 use tracing::{info, warn};
 use worker::clock;
 
 use crate::id::DeviceId;
 use crate::limits::pages;
-
-/// Where nobody uses a device, it is looked at so often, and each of its disks no more often than that times its hundreds.
-const IDLE_LOOK: Duration = Duration::from_millis(100);
-/// Where one uses a device alone, the same: until another comes there is nothing to divide.
-const LONE_LOOK: Duration = Duration::from_millis(20);
-/// Where it is shared.
-const BUSY_LOOK: Duration = Duration::from_nanos(PLAN_NS);
-/// For so many disks more a look takes its time longer to come.
-const DISKS: usize = 100;
-/// At most so many times.
-const SELDOM_MAX: u32 = 5;
 
 /// A disk on a device.
 #[derive(Clone, Debug, PartialEq)]
@@ -209,7 +198,7 @@ impl Devices {
                     // It only ends with us.
                     let _ = self.tells.send((name.clone(), short));
                 }
-                device.next = now + device.until_next();
+                device.next = now + Duration::from_nanos(device.planner.until_next_ns());
             }
         }
     }
@@ -223,19 +212,6 @@ fn tell(disks: &BTreeMap<MemberId, Disk>, number: MemberId, grant: Grant) {
 }
 
 impl Device {
-    /// A thousand disks that sleep must not cost a thousand looks every time, nor one that wakes up wait for long.
-    fn until_next(&self) -> Duration {
-        let hundreds = u32::try_from(self.disks.len().div_ceil(DISKS)).unwrap_or(u32::MAX);
-        let seldom = hundreds.clamp(1, SELDOM_MAX);
-        if self.planner.is_idle() {
-            IDLE_LOOK * seldom
-        } else if self.planner.is_contended() {
-            BUSY_LOOK * seldom.min(2)
-        } else {
-            LONE_LOOK * seldom
-        }
-    }
-
     /// Whether it cannot keep what is reserved of it, if that is news.
     fn plan(&mut self, name: &str) -> Option<bool> {
         let samples: BTreeMap<MemberId, Sample> =

@@ -16,7 +16,8 @@ fn the_tree_of_io_cost() {
     let ids = ids.map(|(customer, domain, weights)| join(customer, domain, weights));
     let hungry = |planner: &mut Planner, which: [bool; 4]| {
         for (id, hungry) in ids.iter().zip(which) {
-            planner.members.get_mut(id).unwrap().hungry = hungry;
+            let seat = planner.seats[id];
+            planner.members.get_mut(&seat).unwrap().hungry = hungry;
         }
         planner.rates(1e9).0.iter().map(|rate| (rate / 1e4).round() / 1e3).collect::<Vec<_>>()
     };

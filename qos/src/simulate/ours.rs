@@ -2,37 +2,67 @@
 //! that splitd and its workers run.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::{Piece, Random, Rule, Tenant};
-use crate::gcra::{Clocks, Limit, UNITS_PER_OP};
+use crate::account::{self, Counting, Limits, NR_CLOCKS};
+use crate::cost::Op;
 use crate::planner::{MemberId, Planner, Sample, Standing};
-use crate::policy::effective::CapRule;
+use crate::policy::Cap;
+use crate::policy::effective::{CapRule, Caps, Told};
 use crate::share::{self, Grant};
 
 pub use crate::planner::PLAN_NS;
 /// A disk that waits for its share looks at its page at least so often, ns.
 pub const LOOK_NS: u64 = 20_000_000;
+/// How much of a late wake-up a cap makes up for, ns.
+const LATE_NS_MAX: u64 = 100_000_000;
+/// A worker ends that long after its guest's last request, ns.
+const DETACH_NS: u64 = 100_000_000;
+const COUNTING: Counting = Counting { iops_size_bytes: 256 << 10, flush_is_op: false };
+const MAX_RESERVED_PPM: u32 = 800_000;
 
 #[derive(Debug)]
 struct Disk {
-    id: MemberId,
-    /// Since when, too.
-    waiting: VecDeque<(u64, Piece)>,
+    /// Where it is attached.
+    id: Option<MemberId>,
+    standing: Standing,
     grant: Grant,
     spent: AtomicU64,
-    limit: Limit,
-    clocks: [AtomicU64; 2],
+    limits: Limits,
+    account: usize,
     sample: Sample,
-    /// Its own timer.
-    wake_ns: u64,
-    /// The last piece's request: a cap counts it once.
-    capped: Option<usize>,
+    first_queue: usize,
+    nr_queues: usize,
 }
 
-fn standing(i: usize, weight: u32, reserve_iops: u64) -> Standing {
-    Standing { customer: i as u64, domain: i as u64, weights: [weight, 256, 256], reserve_iops }
+/// Of one ring.
+#[derive(Debug)]
+struct Queue {
+    disk: usize,
+    /// Since when, too.
+    waiting: VecDeque<(u64, Piece)>,
+    /// Its own timer.
+    wake_ns: u64,
+}
+
+/// What an operator does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Another weight and reservation.
+    Share {
+        /// Its weight.
+        weight: u32,
+        /// Promised requests a second.
+        reserve_iops: u64,
+    },
+    /// Another cap, requests a second.
+    Cap(u64),
+    /// It is attached.
+    Join,
+    /// It is detached.
+    Leave,
 }
 
 /// All of a device.
@@ -40,57 +70,89 @@ fn standing(i: usize, weight: u32, reserve_iops: u64) -> Standing {
 pub struct Ours {
     planner: Planner,
     disks: Vec<Disk>,
-    /// Disks that may have become able to go on.
+    queues: Vec<Queue>,
+    accounts: Vec<[AtomicU64; NR_CLOCKS]>,
+    attached: BTreeMap<MemberId, usize>,
+    /// Queues that may have become able to go on.
     ready: Vec<usize>,
     timers: BinaryHeap<Reverse<(u64, usize)>>,
     plan_at_ns: u64,
+    was_stopped: bool,
+    changes: VecDeque<(u64, usize, Change)>,
     /// splitd is stopped between these.
-    pub stopped_ns: Option<(u64, u64)>,
-    /// Then no reservation holds any more.
-    pub reserve_until_ns: Option<u64>,
-    /// From then on that tenant has that weight.
-    pub reweigh: Option<(u64, usize, u32)>,
-    weights: Vec<u32>,
+    pub stopped_ns: Vec<(u64, u64)>,
+    /// It was killed: its successor knows what stands in files, and nothing else.
+    pub forgets: bool,
     /// Workers wake up to that much late, ns.
     pub late_ns: u64,
     random: Random,
+}
+
+fn limits(cap: Option<CapRule>) -> Limits {
+    let mut caps = Caps::default();
+    caps[Cap::TotalIops as usize] = cap.map(|value| Told { value, origin: String::new() });
+    account::limits(&caps)
+}
+
+fn standing(i: usize, tenant: &Tenant) -> Standing {
+    let alone = u64::MAX - i as u64;
+    let domain = tenant.domain.unwrap_or(alone);
+    let weights = [tenant.weight, 256, 256];
+    Standing { customer: domain, domain, weights, reserve_iops: tenant.reserve_iops }
 }
 
 impl Ours {
     /// For these tenants.
     #[must_use]
     pub fn new(tenants: &[Tenant]) -> Self {
-        let mut planner = Planner::new(800_000);
+        let (mut queues, mut of_domain) = (Vec::new(), BTreeMap::new());
+        let mut changes = Vec::new();
         let disk = |(i, tenant): (usize, &Tenant)| {
-            let standing = standing(i, tenant.weight, tenant.reserve_iops);
-            let rule = |rate| CapRule { rate, burst_rate: None, burst_len_ns: 0 };
+            let standing = standing(i, tenant);
+            let first_queue = queues.len();
+            let queue = |_| Queue { disk: i, waiting: VecDeque::new(), wake_ns: 0 };
+            queues.extend((0..tenant.rings).map(queue));
+            changes.push((tenant.from_ns, i, Change::Join));
+            if tenant.until_ns < u64::MAX {
+                changes.push((tenant.until_ns + DETACH_NS, i, Change::Leave));
+            }
+            let next_account = of_domain.len();
             Disk {
-                id: planner.join(standing, Sample::default(), Grant::OPEN),
-                waiting: VecDeque::new(),
+                id: None,
+                account: *of_domain.entry(standing.domain).or_insert(next_account),
+                standing,
                 grant: Grant::OPEN,
                 spent: AtomicU64::new(0),
-                limit: tenant.iops_max.map_or(Limit::default(), |rate| Limit::of(&rule(rate), true)),
-                clocks: Default::default(),
+                limits: limits(tenant.cap.clone()),
                 sample: Sample::default(),
-                wake_ns: 0,
-                capped: None,
+                first_queue,
+                nr_queues: tenant.rings,
             }
         };
         let disks = tenants.iter().enumerate().map(disk).collect();
-        let weights = tenants.iter().map(|tenant| tenant.weight).collect();
+        changes.sort_by_key(|(at, _, _)| *at);
         Self {
-            planner,
+            planner: Planner::new(MAX_RESERVED_PPM),
             disks,
+            queues,
+            accounts: (0..of_domain.len()).map(|_| Default::default()).collect(),
+            attached: BTreeMap::new(),
             ready: Vec::new(),
             timers: BinaryHeap::new(),
             plan_at_ns: PLAN_NS,
-            stopped_ns: None,
-            reserve_until_ns: None,
-            reweigh: None,
-            weights,
+            was_stopped: false,
+            changes: changes.into(),
+            stopped_ns: Vec::new(),
+            forgets: false,
             late_ns: 0,
             random: Random(1),
         }
+    }
+
+    /// At that time an operator does that to that tenant.
+    pub fn change(&mut self, at_ns: u64, tenant: usize, change: Change) {
+        let place = self.changes.partition_point(|(at, _, _)| *at <= at_ns);
+        self.changes.insert(place, (at_ns, tenant, change));
     }
 
     /// What the device is to have at a time.
@@ -99,67 +161,113 @@ impl Ours {
         self.planner.window()
     }
 
-    fn plan(&mut self, now_ns: u64) {
-        self.plan_at_ns = now_ns + PLAN_NS;
-        if self.stopped_ns.is_some_and(|(from, to)| (from..to).contains(&now_ns)) {
-            return;
-        }
-        if let Some((_, i, weight)) = self.reweigh.filter(|(at, _, _)| *at <= now_ns) {
-            self.reweigh = None;
-            self.planner.set_standing(self.disks[i].id, standing(i, weight, 0));
-        }
-        if self.reserve_until_ns.is_some_and(|until| until <= now_ns) {
-            self.reserve_until_ns = None;
-            for (i, disk) in self.disks.iter().enumerate() {
-                self.planner.set_standing(disk.id, standing(i, self.weights[i], 0));
+    fn is_stopped(&self, now_ns: u64) -> bool {
+        self.stopped_ns.iter().any(|(from, to)| (*from..*to).contains(&now_ns))
+    }
+
+    fn take_changes(&mut self, now_ns: u64) {
+        while let Some((_, i, change)) = self.changes.pop_front_if(|(at, _, _)| *at <= now_ns) {
+            let (planner, disk) = (&mut self.planner, &mut self.disks[i]);
+            match (change, disk.id) {
+                (Change::Join, None) => {
+                    let sample = Sample { spent: disk.spent.load(Relaxed), ..disk.sample };
+                    let id = planner.join(disk.standing.clone(), sample, disk.grant);
+                    disk.id = Some(id);
+                    self.attached.insert(id, i);
+                    self.plan_at_ns = self.plan_at_ns.min(now_ns + 1);
+                }
+                (Change::Leave, Some(id)) => {
+                    planner.leave(id);
+                    disk.id = None;
+                    self.attached.remove(&id);
+                }
+                (Change::Share { weight, reserve_iops }, id) => {
+                    disk.standing.weights[0] = weight;
+                    disk.standing.reserve_iops = reserve_iops;
+                    id.into_iter().for_each(|id| planner.set_standing(id, disk.standing.clone()));
+                }
+                (Change::Cap(rate), _) => {
+                    disk.limits = limits(Some(CapRule { rate, burst_rate: None, burst_len_ns: 0 }));
+                    self.ready.extend(disk.first_queue..disk.first_queue + disk.nr_queues);
+                }
+                (Change::Join, Some(_)) | (Change::Leave, None) => {}
             }
         }
-        let samples: Vec<(MemberId, Sample)> = self
-            .disks
+    }
+
+    /// A successor of splitd finds the disks that are attached, what they used and what they were granted.
+    fn start_again(&mut self) {
+        self.planner = Planner::new(MAX_RESERVED_PPM);
+        self.attached.clear();
+        for (i, disk) in self.disks.iter_mut().enumerate().filter(|(_, disk)| disk.id.is_some()) {
+            let sample = Sample { spent: disk.spent.load(Relaxed), ..disk.sample };
+            let id = self.planner.join(disk.standing.clone(), sample, disk.grant);
+            disk.id = Some(id);
+            self.attached.insert(id, i);
+        }
+    }
+
+    fn plan(&mut self, now_ns: u64) {
+        let (planner, disks, queues) = (&mut self.planner, &mut self.disks, &self.queues);
+        let (ready, attached) = (&mut self.ready, &self.attached);
+        let samples: BTreeMap<MemberId, Sample> = attached
             .iter()
-            .map(|disk| (disk.id, Sample { spent: disk.spent.load(Relaxed), ..disk.sample }))
+            .map(|(id, i)| (*id, Sample { spent: disks[*i].spent.load(Relaxed), ..disks[*i].sample }))
             .collect();
-        let find = |id: MemberId| samples.binary_search_by_key(&id, |(known, _)| *known).unwrap_or_default();
-        let (planner, disks, ready) = (&mut self.planner, &mut self.disks, &mut self.ready);
-        planner.plan(now_ns, &mut |id| samples[find(id)].1, &mut |id, grant| {
-            let i = find(id);
-            disks[i].grant = grant;
-            if !disks[i].waiting.is_empty() && grant.is_open() {
-                ready.push(i);
+        planner.plan(now_ns, &mut |id| samples[&id], &mut |id, grant| {
+            let disk = &mut disks[attached[&id]];
+            disk.grant = grant;
+            if grant.is_open() {
+                let its = disk.first_queue..disk.first_queue + disk.nr_queues;
+                ready.extend(its.filter(|queue| !queues[*queue].waiting.is_empty()));
             }
         });
+        self.plan_at_ns = now_ns + self.planner.until_next_ns();
+    }
+
+    /// Whether a piece may pass now; else when to ask again, and whether that is for its share's sake.
+    fn admit(&self, disk: &Disk, piece: &Piece, since_ns: u64, now_ns: u64) -> Result<(), (u64, bool)> {
+        let clock = |c: usize| &self.accounts[disk.account][c];
+        if piece.begins_bytes.is_some() {
+            let at_ns = account::ready_at_ns(&disk.limits, piece.op, COUNTING, clock);
+            if at_ns > now_ns {
+                return Err((at_ns, false));
+            }
+        }
+        if matches!(piece.op, Op::Read | Op::Write) {
+            share::admit(&disk.grant, &disk.spent, piece.cost_ns, since_ns, now_ns)
+                .map_err(|at_ns| (at_ns, true))?;
+        } else {
+            // These have no pieces that could wait for the share: they are charged.
+            disk.spent.fetch_add(share::work(piece.cost_ns), Relaxed);
+        }
+        if let Some(len_bytes) = piece.begins_bytes {
+            let paid_ns = since_ns.clamp(now_ns.saturating_sub(LATE_NS_MAX), now_ns);
+            account::charge(&disk.limits, piece.op, len_bytes, COUNTING, paid_ns, clock);
+        }
+        Ok(())
     }
 
     fn go_on(&mut self, i: usize, now_ns: u64, out: &mut Vec<Piece>) {
-        let disk = &mut self.disks[i];
-        while let Some((since_ns, piece)) = disk.waiting.front().copied() {
-            let clocks = Clocks { sustained: &disk.clocks[0], burst: &disk.clocks[1] };
-            let is_new = disk.capped != Some(piece.request);
-            let cap_ns = if disk.limit.is_set() && is_new { disk.limit.ready_at_ns(clocks) } else { 0 };
-            let outcome = if cap_ns > now_ns {
-                Err((cap_ns, false))
-            } else {
-                share::admit(&disk.grant, &disk.spent, piece.cost_ns, since_ns, now_ns)
-                    .map_err(|at| (at, true))
-            };
+        while let Some((since_ns, piece)) = self.queues[i].waiting.front().copied() {
+            let disk = &self.disks[self.queues[i].disk];
+            let outcome = self.admit(disk, &piece, since_ns, now_ns);
+            let (queue, disk) = (&mut self.queues[i], &mut self.disks[piece.tenant]);
             match outcome {
                 Ok(()) => {
-                    if disk.limit.is_set() && is_new {
-                        let units = UNITS_PER_OP.max(piece.len_bytes * UNITS_PER_OP / (256 << 10));
-                        disk.limit.charge(clocks, units, now_ns);
-                        disk.capped = Some(piece.request);
+                    queue.waiting.pop_front();
+                    if matches!(piece.op, Op::Read | Op::Write) {
+                        disk.sample.totals.issued_ops += 1;
+                        disk.sample.totals.issued_ns += piece.cost_ns;
                     }
-                    disk.waiting.pop_front();
-                    disk.sample.totals.issued_ops += 1;
-                    disk.sample.totals.issued_ns += piece.cost_ns;
                     out.push(piece);
                 }
                 Err((at, by_share)) => {
                     disk.sample.refused += u64::from(by_share);
                     let at = if by_share { at.min(now_ns + LOOK_NS) } else { at };
                     let at = at + self.random.below(self.late_ns);
-                    if disk.wake_ns <= now_ns || at < disk.wake_ns {
-                        disk.wake_ns = at;
+                    if queue.wake_ns <= now_ns || at < queue.wake_ns {
+                        queue.wake_ns = at;
                         self.timers.push(Reverse((at, i)));
                     }
                     return;
@@ -171,24 +279,39 @@ impl Ours {
 
 impl Rule for Ours {
     fn arrive(&mut self, now_ns: u64, piece: Piece) {
-        self.disks[piece.tenant].waiting.push_back((now_ns, piece));
-        self.ready.push(piece.tenant);
+        let disk = &self.disks[piece.tenant];
+        let queue = disk.first_queue + piece.request % disk.nr_queues;
+        self.queues[queue].waiting.push_back((now_ns, piece));
+        self.ready.push(queue);
     }
 
     fn done(&mut self, _: u64, piece: Piece, took_ns: u64) {
-        let totals = &mut self.disks[piece.tenant].sample.totals;
-        totals.done_ops += 1;
-        totals.done_ns += piece.cost_ns;
-        totals.latency_ns += took_ns;
+        if matches!(piece.op, Op::Read | Op::Write) {
+            let totals = &mut self.disks[piece.tenant].sample.totals;
+            totals.done_ops += 1;
+            totals.done_ns += piece.cost_ns;
+            totals.latency_ns += took_ns;
+        }
     }
 
     fn pump(&mut self, now_ns: u64, out: &mut Vec<Piece>) -> Option<u64> {
-        if now_ns >= self.plan_at_ns {
-            self.plan(now_ns);
+        if self.is_stopped(now_ns) {
+            self.was_stopped = true;
+            self.plan_at_ns = self.plan_at_ns.max(now_ns + PLAN_NS);
+        } else {
+            if std::mem::take(&mut self.was_stopped) && self.forgets {
+                self.start_again();
+            }
+            self.take_changes(now_ns);
+            if now_ns >= self.plan_at_ns {
+                self.plan(now_ns);
+            }
         }
-        while let Some(&Reverse((at, i))) = self.timers.peek().filter(|Reverse((at, _))| *at <= now_ns) {
+        while let Some(Reverse((at, i))) =
+            self.timers.peek().copied().filter(|Reverse((at, _))| *at <= now_ns)
+        {
             self.timers.pop();
-            if self.disks[i].wake_ns == at {
+            if self.queues[i].wake_ns == at {
                 self.ready.push(i);
             }
         }
@@ -200,6 +323,8 @@ impl Rule for Ours {
         }
         self.ready = ready;
         let timer = self.timers.peek().map_or(u64::MAX, |Reverse((at, _))| *at);
-        Some(timer.min(self.plan_at_ns))
+        let change = self.changes.front().filter(|_| !self.was_stopped);
+        let change = change.map_or(u64::MAX, |(at, _, _)| *at);
+        Some(timer.min(self.plan_at_ns).min(change))
     }
 }
