@@ -75,7 +75,7 @@ pub struct Window {
 }
 
 /// The control.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Depth {
     window: Window,
     epochs: VecDeque<Measured>,

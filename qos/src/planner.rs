@@ -93,7 +93,7 @@ impl Seat {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Member {
     standing: Standing,
     last: Sample,
@@ -123,7 +123,7 @@ pub struct Outlook {
 }
 
 /// The arbiter.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Planner {
     members: BTreeMap<Seat, Member>,
     seats: BTreeMap<MemberId, Seat>,

@@ -20,7 +20,6 @@ pub const LOOK_NS: u64 = 20_000_000;
 const LATE_NS_MAX: u64 = 100_000_000;
 /// A worker ends that long after its guest's last request, ns.
 const DETACH_NS: u64 = 100_000_000;
-const COUNTING: Counting = Counting { iops_size_bytes: 256 << 10, flush_is_op: false };
 const MAX_RESERVED_PPM: u32 = 800_000;
 
 #[derive(Debug)]
@@ -65,6 +64,22 @@ pub enum Change {
     Leave,
 }
 
+/// What the arbiter does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Work {
+    /// A disk comes.
+    Join,
+    /// It weighs something else.
+    Share,
+    /// It goes.
+    Leave,
+    /// A plan.
+    Plan,
+}
+
+/// Each is done so often to see what it costs: what a machine does meanwhile is not counted.
+const TIMES: usize = 5;
+
 /// All of a device.
 #[derive(Debug)]
 pub struct Ours {
@@ -83,9 +98,25 @@ pub struct Ours {
     pub stopped_ns: Vec<(u64, u64)>,
     /// It was killed: its successor knows what stands in files, and nothing else.
     pub forgets: bool,
+    /// How caps count requests.
+    pub counting: Counting,
     /// Workers wake up to that much late, ns.
     pub late_ns: u64,
+    /// Real time, ns: with it, what the arbiter does is timed.
+    pub clock: Option<fn() -> u64>,
+    /// What it did, in order, and how long each took, ns.
+    pub took_ns: Vec<(Work, u64)>,
     random: Random,
+}
+
+/// The time that something takes in the middle of several.
+fn time(clock: fn() -> u64, mut what: impl FnMut(usize) -> u64) -> u64 {
+    let mut all: [u64; TIMES] = std::array::from_fn(|n| {
+        let from = clock();
+        what(n).saturating_sub(from)
+    });
+    all.sort_unstable();
+    all[TIMES / 2]
 }
 
 fn limits(cap: Option<CapRule>) -> Limits {
@@ -144,7 +175,10 @@ impl Ours {
             changes: changes.into(),
             stopped_ns: Vec::new(),
             forgets: false,
+            counting: Counting { iops_size_bytes: 256 << 10, flush_is_op: false },
             late_ns: 0,
+            clock: None,
+            took_ns: Vec::new(),
             random: Random(1),
         }
     }
@@ -167,6 +201,7 @@ impl Ours {
 
     fn take_changes(&mut self, now_ns: u64) {
         while let Some((_, i, change)) = self.changes.pop_front_if(|(at, _, _)| *at <= now_ns) {
+            self.time_change(i, change);
             let (planner, disk) = (&mut self.planner, &mut self.disks[i]);
             match (change, disk.id) {
                 (Change::Join, None) => {
@@ -195,6 +230,44 @@ impl Ours {
         }
     }
 
+    /// Does it a few times and undoes it, to see what it costs.
+    fn time_change(&mut self, i: usize, change: Change) {
+        let Some(clock) = self.clock else { return };
+        let (planner, disk) = (&mut self.planner, &self.disks[i]);
+        let sample = Sample { spent: disk.spent.load(Relaxed), ..disk.sample };
+        let mut standing = disk.standing.clone();
+        let (work, ns) = match (change, disk.id) {
+            (Change::Join, None) => {
+                let join = |_| {
+                    let standing = standing.clone();
+                    let id = planner.join(standing, sample, disk.grant);
+                    let ended = clock();
+                    planner.leave(id);
+                    ended
+                };
+                (Work::Join, time(clock, join))
+            }
+            (Change::Leave, Some(_)) => {
+                let mut clones: [Planner; TIMES] = std::array::from_fn(|_| planner.clone());
+                let leave = |n: usize| {
+                    disk.id.into_iter().for_each(|id| clones[n].leave(id));
+                    clock()
+                };
+                (Work::Leave, time(clock, leave))
+            }
+            (Change::Share { weight, .. }, Some(id)) => {
+                let reweigh = |_| {
+                    standing.weights[0] = weight;
+                    planner.set_standing(id, standing.clone());
+                    clock()
+                };
+                (Work::Share, time(clock, reweigh))
+            }
+            _ => return,
+        };
+        self.took_ns.push((work, ns));
+    }
+
     /// A successor of splitd finds the disks that are attached, what they used and what they were granted.
     fn start_again(&mut self) {
         self.planner = Planner::new(MAX_RESERVED_PPM);
@@ -214,6 +287,15 @@ impl Ours {
             .iter()
             .map(|(id, i)| (*id, Sample { spent: disks[*i].spent.load(Relaxed), ..disks[*i].sample }))
             .collect();
+        if let Some(clock) = self.clock {
+            let mut clones: [Planner; TIMES] = std::array::from_fn(|_| planner.clone());
+            let plan = |n: usize| {
+                clones[n]
+                    .plan(now_ns, &mut |id| samples[&id], &mut |_, grant| _ = std::hint::black_box(grant));
+                clock()
+            };
+            self.took_ns.push((Work::Plan, time(clock, plan)));
+        }
         planner.plan(now_ns, &mut |id| samples[&id], &mut |id, grant| {
             let disk = &mut disks[attached[&id]];
             disk.grant = grant;
@@ -229,7 +311,7 @@ impl Ours {
     fn admit(&self, disk: &Disk, piece: &Piece, since_ns: u64, now_ns: u64) -> Result<(), (u64, bool)> {
         let clock = |c: usize| &self.accounts[disk.account][c];
         if piece.begins_bytes.is_some() {
-            let at_ns = account::ready_at_ns(&disk.limits, piece.op, COUNTING, clock);
+            let at_ns = account::ready_at_ns(&disk.limits, piece.op, self.counting, clock);
             if at_ns > now_ns {
                 return Err((at_ns, false));
             }
@@ -243,7 +325,7 @@ impl Ours {
         }
         if let Some(len_bytes) = piece.begins_bytes {
             let paid_ns = since_ns.clamp(now_ns.saturating_sub(LATE_NS_MAX), now_ns);
-            account::charge(&disk.limits, piece.op, len_bytes, COUNTING, paid_ns, clock);
+            account::charge(&disk.limits, piece.op, len_bytes, self.counting, paid_ns, clock);
         }
         Ok(())
     }
