@@ -32,6 +32,8 @@ const ACTIVE_NS: u64 = 1_000_000_000;
 const HEADROOM: f64 = 1.1;
 /// Fuller than that, somebody is not held back who should be.
 const OVERFULL: f64 = 1.3;
+/// Who has less under way than that of what its rate is of all is not what fills it.
+const PART: f64 = 0.5;
 /// Less full than that, a device waits for work.
 const STARVED: f64 = 0.7;
 /// Asked for more than it got within that time: hungry, ns.
@@ -233,16 +235,20 @@ impl Planner {
         if time_ns == 0 || time_ns == now_ns {
             // The first look only says where the sums stand.
             for (seat, member) in &mut self.members {
-                self.sums.add(&member.look(sample(seat.id), now_ns, 1.0, false));
+                self.sums.add(&member.look(sample(seat.id), now_ns, 1.0, Some(0.0)));
             }
             return Outlook::default();
         }
         let seconds = to_f64(time_ns) / 1e9;
         // Who is not held back although there is too much under way wants more than there is, too.
-        let rationed = self.contended && self.level < OVERFULL;
+        let is_rationed = self.contended && self.level < OVERFULL;
+        let is_paced = self.pace > 0.0;
+        let ops_per_rate =
+            if is_paced { self.depth.window().ops / to_f64(Grant::rate_of(self.pace)) } else { 0.0 };
+        let crowd = (!is_rationed).then_some(ops_per_rate);
         let (mut done_ns, mut done_ops) = (0, 0);
         for (seat, member) in &mut self.members {
-            let grown = member.look(sample(seat.id), now_ns, seconds, rationed);
+            let grown = member.look(sample(seat.id), now_ns, seconds, crowd);
             done_ns += grown.done_ns;
             done_ops += grown.done_ops;
             self.sums.add(&grown);
@@ -421,8 +427,13 @@ fn customer_vessel(disks: &[Seated<'_>], reserved: f64) -> Vessel {
 }
 
 impl Member {
-    /// Takes new figures; what was added since.
-    fn look(&mut self, now: Sample, now_ns: u64, seconds: f64, rationed: bool) -> Totals {
+    /// About as much under way as its rate is of all, or no rate. Who has less wants no more, however full the device is.
+    fn has_its_part(&self, ops_per_rate: f64) -> bool {
+        self.grant.is_open() || self.last.totals.in_flight_ops() >= to_f64(self.grant.rate) * ops_per_rate * PART
+    }
+
+    /// Takes new figures; what was added since. Where there is too much under way, `crowd` is how much for each unit of rate is right.
+    fn look(&mut self, now: Sample, now_ns: u64, seconds: f64, crowd: Option<f64>) -> Totals {
         let last = std::mem::replace(&mut self.last, now);
         let grown = now.totals.since(&last.totals);
         let (issued_ns, issued_ops) = (grown.issued_ns, grown.issued_ops);
@@ -431,7 +442,9 @@ impl Member {
             self.used_ns = now_ns;
         }
         self.active = self.used_ns != 0 && now_ns.saturating_sub(self.used_ns) < ACTIVE_NS;
-        if now.refused != last.refused || !rationed && in_flight {
+        if now.refused != last.refused
+            || in_flight && crowd.is_some_and(|ops_per_rate| self.has_its_part(ops_per_rate))
+        {
             self.refused_ns = now_ns;
         }
         self.hungry = self.refused_ns != 0 && now_ns.saturating_sub(self.refused_ns) < HUNGRY_NS;
