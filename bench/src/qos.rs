@@ -17,9 +17,9 @@ mod reload;
 mod rows;
 mod tenants;
 
+pub use goals::Found;
 use others::{Fifo, Tags};
 use rows::Rows;
-pub use goals::Found;
 pub use rows::{QosReport, QosRow};
 
 const SECOND: u64 = 1_000_000_000;

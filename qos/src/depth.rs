@@ -7,9 +7,8 @@ use std::collections::VecDeque;
 const MEMORY_NS: u64 = 10_000_000_000;
 /// Measurements kept.
 const EPOCHS_MAX: usize = 2048;
-/// More than the device needs, so that it never runs dry: that, and as much as its fill was off of late.
-const GAIN: f64 = 1.12;
-const GAIN_NOISE: f64 = 1.0;
+/// More than the device needs, so that it never runs dry: as many times as its fill was off of late.
+const GAIN_NOISE: f64 = 2.5;
 const NOISE_BLEND: f64 = 0.01;
 /// How often half of the depth is tried, which shows the device's own time again, ns.
 const PROBE_NS: u64 = 5_000_000_000;
@@ -121,7 +120,7 @@ impl Depth {
     }
 
     fn gain(&self) -> f64 {
-        GAIN + GAIN_NOISE * self.noise
+        1.0 + GAIN_NOISE * self.noise
     }
 
     /// The most work a second that it did lately.

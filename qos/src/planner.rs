@@ -429,7 +429,8 @@ fn customer_vessel(disks: &[Seated<'_>], reserved: f64) -> Vessel {
 impl Member {
     /// About as much under way as its rate is of all, or no rate. Who has less wants no more, however full the device is.
     fn has_its_part(&self, ops_per_rate: f64) -> bool {
-        self.grant.is_open() || self.last.totals.in_flight_ops() >= to_f64(self.grant.rate) * ops_per_rate * PART
+        self.grant.is_open()
+            || self.last.totals.in_flight_ops() >= to_f64(self.grant.rate) * ops_per_rate * PART
     }
 
     /// Takes new figures; what was added since. Where there is too much under way, `crowd` is how much for each unit of rate is right.

@@ -96,5 +96,5 @@ fn noticed(rows: &mut Rows) {
     let done: Vec<f64> = got[..10].iter().map(|got| got.work_ns() as f64).collect();
     rows.ours("tenants-churn", "churn_share_error_pct", share_error_pct(&weights, &done));
     let all = run(&tenants, DEVICE, Fifo::default(), 1, FROM_NS, UNTIL_NS).0;
-    rows.ours("tenants-churn", "throughput_pct", work(&got) / work(&all) * 100.0);
+    rows.ours("tenants-churn", "churn_throughput_pct", work(&got) / work(&all) * 100.0);
 }
