@@ -61,11 +61,14 @@ fn share_error_pct(weights: &[f64], done: &[f64]) -> f64 {
     weights.iter().zip(done).map(error).fold(0.0, f64::max) * 100.0
 }
 
+/// Some of the rows.
+type Part = fn(&mut Rows);
+
 /// Runs everything.
 #[must_use]
 pub fn measure(machine: String) -> QosReport {
     let mut rows = Rows::default();
-    let parts: [(&str, fn(&mut Rows)); 9] = [
+    let parts: [(&str, Part); 9] = [
         ("shares", fairness::measure),
         ("changes of the load and of the device", load_changes::measure),
         ("caps", caps::measure),

@@ -51,6 +51,9 @@ pub(super) const GOALS: &[(&str, Bound)] = &[
     ("cold_start_ms", AtMost(200.0)),
     ("attach_worst_ms", AtMost(1.0)),
     ("operation_worst_of_median", AtMost(2.0)),
+    // Beyond what is aimed at: 4096.
+    ("stretch_attach_worst_ms", AtMost(1.0)),
+    ("stretch_operation_worst_of_median", AtMost(2.0)),
     ("churn_share_error_pct", AtMost(0.5)),
     ("churn_throughput_pct", AtLeast(99.0)),
     ("crash_cap_error_pct", AtMost(0.05)),

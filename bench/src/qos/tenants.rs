@@ -29,7 +29,7 @@ pub(super) fn measure(rows: &mut Rows) {
             rule.change(at_ns, which, Change::Share { weight, reserve_iops: 0 });
         }
         let (_, rule) = run(&tenants, DEVICE, rule, 1, FROM_NS, UNTIL_NS);
-        costs(rows, &case, &rule.took_ns);
+        costs(rows, &case, if n > 1000 { "stretch_" } else { "" }, &rule.took_ns);
     }
     noticed(rows);
 }
@@ -45,7 +45,7 @@ fn tenants(n: usize) -> Vec<Tenant> {
     tenants
 }
 
-fn costs(rows: &mut Rows, case: &str, took_ns: &[(Work, u64)]) {
+fn costs(rows: &mut Rows, case: &str, prefix: &str, took_ns: &[(Work, u64)]) {
     let mut ratio = 0.0_f64;
     // Those that were there from the start came to nobody's load, and plans count once the load is there.
     let loaded = took_ns.iter().position(|(work, _)| *work == Work::Share).unwrap_or(0);
@@ -69,10 +69,10 @@ fn costs(rows: &mut Rows, case: &str, took_ns: &[(Work, u64)]) {
         let whole: Vec<u64> = places.map(|(i, (_, ns))| followed(i, *ns)).collect();
         ratio = ratio.max(most(&whole) / middle(&whole));
         if work == Work::Join {
-            rows.ours(case, "attach_worst_ms", most(&whole) / 1e6);
+            rows.ours(case, &format!("{prefix}attach_worst_ms"), most(&whole) / 1e6);
         }
     }
-    rows.ours(case, "operation_worst_of_median", ratio);
+    rows.ours(case, &format!("{prefix}operation_worst_of_median"), ratio);
 }
 
 fn middle(all: &[u64]) -> f64 {
