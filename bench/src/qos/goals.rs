@@ -58,7 +58,7 @@ pub(super) const GOALS: &[(&str, Bound)] = &[
     ("churn_throughput_pct", AtLeast(99.0)),
     ("crash_cap_error_pct", AtMost(0.05)),
     ("crash_longest_wait_ms", AtMost(1000.0)),
-    ("crash_share_error_pct", AtMost(2.0)),
+    ("crash_share_error_pct", AtMost(0.5)),
     ("crash_meanwhile_share_error_pct", Told),
     ("crash_restored_ms", AtMost(100.0)),
     ("liveness_pct", AtLeast(100.0)),
