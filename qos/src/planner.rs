@@ -36,8 +36,8 @@ const OVERFULL: f64 = 1.3;
 const PART: f64 = 0.5;
 /// Less full than that, a device waits for work.
 const STARVED: f64 = 0.7;
-/// Asked for more than it got within that time: hungry, ns.
-const HUNGRY_NS: u64 = 30_000_000;
+/// Asked for more than it got within that time: hungry, ns. Who waits looks every 20 ms, and may be late: less is not enough.
+const HUNGRY_NS: u64 = 40_000_000;
 /// Weight of the latest look in what is done.
 const DONE_BLEND: f64 = 0.03;
 /// So many completions tell a rate, or as many as there are in that time, ns.
