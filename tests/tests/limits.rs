@@ -127,7 +127,7 @@ fn granted(w: &World, domid: u16) -> Option<u64> {
     let word = |at: usize| page[at..].first_chunk().map(|bytes| u64::from_le_bytes(*bytes)).unwrap();
     let of = qos::page::GRANT;
     let at = of.copies_at[usize::from(word(of.number_at) & 1 == 1)];
-    let grant = qos::share::Grant::of_words([word(at), word(at + 8), word(at + 16)]);
+    let grant = qos::share::Grant::of_words([word(at), word(at + 8), word(at + 16), word(at + 24)]);
     (!grant.is_open()).then_some(grant.rate)
 }
 
