@@ -23,6 +23,8 @@ const FIRST_OPS: f64 = 4.0;
 const LEAST_COMPLETIONS: u64 = 32;
 /// Less full than that, a device has no queue to look behind: what it takes is its own time.
 const QUEUELESS: f64 = 0.7;
+/// More than any disk does between two looks.
+const GROWTH_MAX: u64 = 1 << 50;
 /// Longest probe.
 const PROBE_EPOCHS: u32 = 100;
 /// A device that is slower than that is measured as it is.
@@ -49,6 +51,28 @@ impl Totals {
     pub fn in_flight_ops(&self) -> f64 {
         let ops = self.issued_ops.wrapping_sub(self.done_ops);
         if ops > u64::MAX / 2 { 0.0 } else { to_f64(ops) }
+    }
+
+    /// What was added since. Sums that went backwards, or by more than can be, are not those of an honest worker: nothing.
+    pub(crate) fn since(&self, last: &Self) -> Self {
+        let grown = |now: u64, last: u64| now.wrapping_sub(last);
+        let grown = Self {
+            issued_ops: grown(self.issued_ops, last.issued_ops),
+            issued_ns: grown(self.issued_ns, last.issued_ns),
+            done_ops: grown(self.done_ops, last.done_ops),
+            done_ns: grown(self.done_ns, last.done_ns),
+            latency_ns: grown(self.latency_ns, last.latency_ns),
+        };
+        let all = [grown.issued_ops, grown.issued_ns, grown.done_ops, grown.done_ns, grown.latency_ns];
+        if all.iter().any(|n| *n > GROWTH_MAX) { Self::default() } else { grown }
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.issued_ops = self.issued_ops.wrapping_add(other.issued_ops);
+        self.issued_ns = self.issued_ns.wrapping_add(other.issued_ns);
+        self.done_ops = self.done_ops.wrapping_add(other.done_ops);
+        self.done_ns = self.done_ns.wrapping_add(other.done_ns);
+        self.latency_ns = self.latency_ns.wrapping_add(other.latency_ns);
     }
 }
 

@@ -38,13 +38,13 @@ const PART: f64 = 0.5;
 const STARVED: f64 = 0.7;
 /// Asked for more than it got within that time: hungry, ns. Who waits looks every 20 ms, and may be late: less is not enough.
 const HUNGRY_NS: u64 = 40_000_000;
+/// The same for what stands once nobody plans any more, ns: a moment without hunger would give its rest away for as long as that.
+const HUNGRY_LATELY_NS: u64 = 1_000_000_000;
 /// Weight of the latest look in what is done.
 const DONE_BLEND: f64 = 0.03;
 /// So many completions tell a rate, or as many as there are in that time, ns.
 const LEAST_DONE: u64 = 8;
 const LONGEST_LOOK_NS: u64 = 200_000_000;
-/// More than any disk does between two plans.
-const GROWTH_MAX: u64 = 1 << 50;
 /// Weight of the latest look in the mean cost of a request.
 const COST_BLEND: f64 = 0.1;
 
@@ -107,6 +107,10 @@ struct Member {
     /// Work that is asked for without an end.
     hungry: bool,
     active: bool,
+    /// What it is thought to want at most, work a second.
+    most: f64,
+    /// What is to stand if nobody plans any more, work a second.
+    lasting: f64,
     /// Mean cost of a request.
     cost_ns: f64,
 }
@@ -146,6 +150,8 @@ pub struct Planner {
     rate_looks: u64,
     /// Time in which more was asked for than done, s, and the work done in it, both of late.
     sustained: [f64; 2],
+    /// When it was last settled what is to last.
+    lasting_ns: u64,
     /// Since the last look at it: time, work and requests done.
     seen: [u64; 3],
 }
@@ -161,6 +167,7 @@ impl Planner {
     pub fn join(&mut self, standing: Standing, sample: Sample, grant: Grant) -> MemberId {
         let id = MemberId(self.next);
         self.next += 1;
+        self.lasting_ns = 0;
         let now = sample.totals;
         self.sums.issued_ops = self.sums.issued_ops.wrapping_add(now.issued_ops.wrapping_sub(now.done_ops));
         self.sums.issued_ns = self.sums.issued_ns.wrapping_add(now.issued_ns.wrapping_sub(now.done_ns));
@@ -174,6 +181,8 @@ impl Planner {
             demand: 0.0,
             hungry: false,
             active: false,
+            most: 0.0,
+            lasting: 0.0,
             cost_ns: 0.0,
         };
         self.members.insert(seat, member);
@@ -342,13 +351,12 @@ impl Planner {
         // Less than half of what it does would hardly empty it sooner, and stand for long just the same.
         let pace = pace.clamp(before * 0.5, before * 2.0).max(done * 0.5).min(most).max(1.0);
         self.pace = pace;
-        // Where nobody is held back nothing is known of what the device can do.
-        let [time_s, work] = self.sustained;
-        let sustained = work / time_s.max(f64::MIN_POSITIVE);
-        let lasting = if hungry { (sustained * LASTING).max(1.0) / pace } else { 1.0 };
-        let (rates, short) = self.rates(pace);
+        if now_ns.saturating_sub(self.lasting_ns) >= share::RENEW_NS {
+            self.settle_what_lasts(now_ns, pace);
+        }
+        let (rates, short) = self.rates(pace, |member| member.hungry);
         for ((seat, member), rate) in self.members.iter_mut().zip(rates) {
-            let (rate, lasting_rate) = (Grant::rate_of(rate), Grant::rate_of(rate * lasting));
+            let (rate, lasting_rate) = (Grant::rate_of(rate), Grant::rate_of(member.lasting));
             let age_ns = now_ns.saturating_sub(member.grant.since_ns);
             if rate != member.grant.rate || age_ns >= share::RENEW_NS {
                 member.grant = member.grant.at_rates(rate, lasting_rate, now_ns, member.last.spent);
@@ -358,8 +366,27 @@ impl Planner {
         short
     }
 
+    /// What every disk is to have for as long as nobody plans, of what can be given out for ever.
+    fn settle_what_lasts(&mut self, now_ns: u64, pace: f64) {
+        self.lasting_ns = now_ns;
+        let lately = |member: &Member| {
+            now_ns.saturating_sub(member.refused_ns) < HUNGRY_LATELY_NS && member.refused_ns != 0
+        };
+        // Where nobody is held back nothing is known of what the device can do.
+        let [time_s, work] = self.sustained;
+        let is_known = self.members.values().any(lately);
+        let amount = if is_known { (work / time_s.max(f64::MIN_POSITIVE) * LASTING).max(1.0) } else { pace };
+        let (rates, _) = self.rates(amount, lately);
+        for (member, rate) in self.members.values_mut().zip(rates) {
+            member.lasting = rate;
+        }
+    }
+
     /// The rate of each disk, in the members' order; and whether reserves had to be cut.
-    fn rates(&self, pace: f64) -> (Vec<f64>, bool) {
+    fn rates(&mut self, pace: f64, is_hungry: impl Fn(&Member) -> bool) -> (Vec<f64>, bool) {
+        for member in self.members.values_mut() {
+            member.most = if is_hungry(member) { f64::MAX / 1e6 } else { member.demand * HEADROOM };
+        }
         let members: Vec<Seated<'_>> = self.members.iter().collect();
         let customers: Vec<_> = members.chunk_by(|(a, _), (b, _)| a.customer == b.customer).collect();
         let reserved: f64 = domains(&members).map(|disks| domain_vessel(disks, 1.0).least).sum();
@@ -462,32 +489,7 @@ impl Member {
     }
 
     fn vessel(&self) -> Vessel {
-        let most = if self.hungry { f64::MAX / 1e6 } else { self.demand * HEADROOM };
-        Vessel { weight: self.standing.weights[2].into(), least: 0.0, most }
-    }
-}
-
-impl Totals {
-    /// What was added since. Sums that went backwards, or by more than can be, are not those of an honest worker: nothing.
-    fn since(&self, last: &Self) -> Self {
-        let grown = |now: u64, last: u64| now.wrapping_sub(last);
-        let grown = Self {
-            issued_ops: grown(self.issued_ops, last.issued_ops),
-            issued_ns: grown(self.issued_ns, last.issued_ns),
-            done_ops: grown(self.done_ops, last.done_ops),
-            done_ns: grown(self.done_ns, last.done_ns),
-            latency_ns: grown(self.latency_ns, last.latency_ns),
-        };
-        let all = [grown.issued_ops, grown.issued_ns, grown.done_ops, grown.done_ns, grown.latency_ns];
-        if all.iter().any(|n| *n > GROWTH_MAX) { Self::default() } else { grown }
-    }
-
-    fn add(&mut self, other: &Self) {
-        self.issued_ops = self.issued_ops.wrapping_add(other.issued_ops);
-        self.issued_ns = self.issued_ns.wrapping_add(other.issued_ns);
-        self.done_ops = self.done_ops.wrapping_add(other.done_ops);
-        self.done_ns = self.done_ns.wrapping_add(other.done_ns);
-        self.latency_ns = self.latency_ns.wrapping_add(other.latency_ns);
+        Vessel { weight: self.standing.weights[2].into(), least: 0.0, most: self.most }
     }
 }
 

@@ -159,19 +159,25 @@ fn a_stopped_splitd_freezes_the_shares() {
 }
 
 /// The same at whatever moment it is stopped, on a device of a hundred requests a second: what steers its fill at that moment, up to
-/// 1.3 times what it does or half of it, is not what stands. Seen on real Xen: 4:1 stood as 1.9:1 and as 7:1.
+/// 1.3 times what it does or half of it, is not what stands. Seen on real Xen: 4:1 stood as 1.9:1 and as 7:1. Nor does who has not asked
+/// for a moment, as a worker that wakes late, leave its rest to the others for as long: 4:1 stood as 4.4:1.
 #[test]
 fn a_slow_device_is_shared_whenever_splitd_stops() {
-    for device in [HARD_DISK, BUCKET] {
-        for stop_ns in (0..100).map(|n| 5 * SECOND + n * 97_000_000) {
-            let tenants = [Tenant::reading(1024, 32), Tenant::reading(256, 32)];
-            let mut rule = Ours::new(&tenants);
-            rule.stopped_ns = [(stop_ns, u64::MAX)].into();
-            rule.late_ns = 15_000_000;
-            let (got, _) = run(&tenants, device, rule, 1, stop_ns, stop_ns + 20 * SECOND);
-            let done: u64 = got.iter().map(|got| got.requests).sum();
-            let error = share_error(&tenants, &got);
-            assert!(error < 0.01 && done > 1500, "stopped at {stop_ns}: {error}, {done} requests");
+    for (late_ns, most) in [(15_000_000, 0.01), (70_000_000, 0.05)] {
+        for device in [HARD_DISK, BUCKET] {
+            for stop_ns in (0..100).map(|n| 5 * SECOND + n * 97_000_000) {
+                let tenants = [Tenant::reading(1024, 32), Tenant::reading(256, 32)];
+                let mut rule = Ours::new(&tenants);
+                rule.stopped_ns = [(stop_ns, u64::MAX)].into();
+                rule.late_ns = late_ns;
+                let (got, _) = run(&tenants, device, rule, 1, stop_ns, stop_ns + 20 * SECOND);
+                let done: u64 = got.iter().map(|got| got.requests).sum();
+                let error = share_error(&tenants, &got);
+                assert!(
+                    error < most && done > 1500,
+                    "stopped at {stop_ns}, {late_ns} late: {error}, {done} requests"
+                );
+            }
         }
     }
 }

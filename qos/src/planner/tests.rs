@@ -19,7 +19,12 @@ fn the_tree_of_io_cost() {
             let seat = planner.seats[id];
             planner.members.get_mut(&seat).unwrap().hungry = hungry;
         }
-        planner.rates(1e9).0.iter().map(|rate| (rate / 1e4).round() / 1e3).collect::<Vec<_>>()
+        planner
+            .rates(1e9, |member| member.hungry)
+            .0
+            .iter()
+            .map(|rate| (rate / 1e4).round() / 1e3)
+            .collect::<Vec<_>>()
     };
     assert_eq!(hungry(&mut planner, [true; 4]), [75.0, 12.5, 6.25, 6.25]);
     let alone = hungry(&mut planner, [true, true, false, false]);
