@@ -1,6 +1,8 @@
-//! When a flush that the kernel ended well may be answered. The kernel tells a write error of a file to one flush of those under way
-//! and success to the others, and ends them in an order of its own: so a success counts only once every flush of any queue that was
-//! with the kernel at that time has been heard to have ended well, too. Knows nothing of requests or of what a failure leads to.
+//! When a flush is given to the kernel, and when one that it ended well may be answered. A queue has one with the kernel at a time, for all
+//! that asked before it began: a hundred that ask at once cost a device no more than two. The kernel tells a write error of a file to
+//! one flush of those under way and success to the others, and ends them in an order of its own: so a success counts only once every
+//! flush of any queue that was with the kernel at that time has been heard to have ended well, too. Knows nothing of requests or of
+//! what a failure leads to.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
@@ -40,7 +42,11 @@ impl Default for Flushes {
 pub(crate) struct FlushLine {
     device: Arc<Flushes>,
     place: usize,
-    with_kernel: Vec<(SlotId, u64)>,
+    /// Those that came since the last one began.
+    joined: Vec<SlotId>,
+    /// Those that the kernel's is for, and its number.
+    with_kernel: Vec<SlotId>,
+    number: u64,
     /// Ended well; certain once all below the number have.
     held: Vec<(SlotId, u64)>,
 }
@@ -50,21 +56,42 @@ impl FlushLine {
     pub(crate) fn new(device: Arc<Flushes>, nr_slots: usize) -> Self {
         let place = device.queues.fetch_add(1, SeqCst);
         assert!(place < MAX_QUEUES, "more queues than were allowed");
-        Self { device, place, with_kernel: Vec::with_capacity(nr_slots), held: Vec::with_capacity(nr_slots) }
+        let room = || Vec::with_capacity(nr_slots);
+        Self {
+            device,
+            place,
+            joined: room(),
+            with_kernel: room(),
+            number: NONE,
+            held: Vec::with_capacity(nr_slots),
+        }
     }
 
-    /// A request's flush is about to be given to the kernel.
-    pub(crate) fn begin(&mut self, id: SlotId) {
+    /// A request wants what was completed so far to be safe.
+    pub(crate) fn join(&mut self, id: SlotId) {
+        self.joined.push(id);
+    }
+
+    /// One of those for which the next flush is, if the kernel can be given it now.
+    pub(crate) fn due(&self) -> Option<SlotId> {
+        self.joined.first().copied().filter(|_| self.with_kernel.is_empty())
+    }
+
+    /// The flush that is due is about to be given to the kernel: for these.
+    pub(crate) fn begin(&mut self) -> &[SlotId] {
+        std::mem::swap(&mut self.joined, &mut self.with_kernel);
         // One that has its number but does not stand in `oldest` yet has not reached the kernel: nothing was told to it.
-        self.with_kernel.push((id, self.device.next.fetch_add(1, SeqCst)));
+        self.number = self.device.next.fetch_add(1, SeqCst);
         self.note_oldest();
+        &self.with_kernel
     }
 
     /// It ended well. One that failed is never said to have ended: nothing that waits for it is ever certain.
-    pub(crate) fn ended_well(&mut self, id: SlotId) {
-        self.held.push((id, self.device.next.load(SeqCst)));
-        self.device.held.fetch_add(1, SeqCst);
-        self.with_kernel.retain(|(other, _)| *other != id);
+    pub(crate) fn ended_well(&mut self) {
+        let below = self.device.next.load(SeqCst);
+        self.device.held.fetch_add(count(&self.with_kernel), SeqCst);
+        self.held.extend(self.with_kernel.drain(..).map(|id| (id, below)));
+        self.number = NONE;
         self.note_oldest();
     }
 
@@ -83,11 +110,15 @@ impl FlushLine {
     }
 
     fn note_oldest(&self) {
-        let oldest = self.with_kernel.iter().map(|(_, number)| *number).min().unwrap_or(NONE);
         if let Some(place) = self.device.oldest.get(self.place) {
-            place.store(oldest, SeqCst);
+            place.store(self.number, SeqCst);
         }
     }
+}
+
+#[allow(clippy::cast_possible_truncation)] // as many as a ring has slots
+fn count(ids: &[SlotId]) -> u32 {
+    ids.len() as u32
 }
 
 #[cfg(test)]
@@ -101,67 +132,89 @@ mod tests {
         (FlushLine::new(Arc::clone(&device), 32), FlushLine::new(device, 32))
     }
 
-    /// A lone flush is certain at once; one beside another of any queue is not before that one ended well; a later one does not
-    /// matter to it.
+    fn begin(line: &mut FlushLine, ids: &[SlotId]) {
+        ids.iter().for_each(|id| line.join(*id));
+        assert_eq!(line.due(), ids.first().copied());
+        assert_eq!(line.begin(), ids);
+        assert_eq!(line.due(), None);
+    }
+
+    /// A lone flush is certain at once; one beside another queue's is not before that one ended well; a later one does not matter to it.
     #[test]
     fn success_waits_for_older_flushes() {
         let (mut a, mut b) = two();
-        a.begin(1);
-        a.ended_well(1);
+        begin(&mut a, &[1]);
+        a.ended_well();
         assert_eq!(a.next_certain(), Some(1));
 
-        a.begin(2);
-        b.begin(7);
-        b.ended_well(7);
+        begin(&mut a, &[2]);
+        begin(&mut b, &[7]);
+        b.ended_well();
         assert_eq!(b.next_certain(), None);
         assert!(a.is_awaited() && !b.is_awaited());
-        a.begin(3);
-        a.ended_well(2);
+        a.ended_well();
+        begin(&mut a, &[3]);
         assert_eq!(b.next_certain(), Some(7), "the third began when the seventh had ended");
-        assert_eq!(a.next_certain(), None, "the third was under way");
-        a.ended_well(3);
-        assert_eq!([a.next_certain(), a.next_certain(), a.next_certain()], [Some(2), Some(3), None]);
+        assert_eq!(a.next_certain(), Some(2));
+        a.ended_well();
+        assert_eq!([a.next_certain(), a.next_certain()], [Some(3), None]);
         assert!(!a.is_awaited() && !b.is_awaited());
+    }
+
+    /// What asks while the kernel has a flush is not covered by it, and shares the next one.
+    #[test]
+    fn those_that_ask_meanwhile_share_the_next() {
+        let (mut a, _) = two();
+        begin(&mut a, &[1]);
+        a.join(2);
+        a.join(3);
+        assert_eq!(a.due(), None);
+        a.ended_well();
+        assert_eq!([a.next_certain(), a.next_certain()], [Some(1), None]);
+        assert_eq!(a.due(), Some(2));
+        assert_eq!(a.begin(), [2, 3]);
+        a.ended_well();
+        assert_eq!([a.next_certain(), a.next_certain(), a.next_certain()], [Some(2), Some(3), None]);
+        assert_eq!(a.due(), None);
     }
 
     proptest! {
         /// Whatever the order in which flushes begin, end and fail: none that was under way together with a failed one, heard of
-        /// or not, becomes certain after it; and without a failure each does.
+        /// or not, becomes certain after it; and without a failure each request that asked does.
         #[test]
         fn none_is_certain_beside_a_failure(steps in proptest::collection::vec((0usize..2, 0usize..3, 0usize..4), 1..60)) {
             let (a, b) = two();
             let mut lines = [a, b];
-            let mut under_way: Vec<(usize, SlotId)> = Vec::new();
-            let mut failed = false;
-            let (mut next, mut well, mut certain) = (0, 0, 0);
+            let mut under_way: Vec<usize> = Vec::new();
+            let mut failed = None;
+            let (mut next, mut certain) = (0, 0);
             for (line, what, which) in steps {
                 match (what, under_way.is_empty()) {
-                    (0, _) if under_way.len() < 30 => {
-                        lines[line].begin(next);
-                        under_way.push((line, next));
+                    (0, _) if failed != Some(line) => {
+                        lines[line].join(next);
                         next += 1;
+                        if which > 0 && lines[line].due().is_some() {
+                            lines[line].begin();
+                            under_way.push(line);
+                        }
                     }
-                    (1, false) => {
-                        let (line, id) = under_way.remove(which % under_way.len());
-                        lines[line].ended_well(id);
-                        well += 1;
-                    }
-                    (2, false) if !failed && which == 0 => {
-                        under_way.remove(0);
-                        failed = true;
-                    }
+                    (1, false) => lines[under_way.remove(which % under_way.len())].ended_well(),
+                    (2, false) if failed.is_none() && which == 0 => failed = Some(under_way.remove(0)),
                     _ => {}
                 }
                 let now: usize = lines.iter_mut().map(|l| std::iter::from_fn(|| l.next_certain()).count()).sum();
-                prop_assert!(!failed || now == 0);
+                prop_assert!(failed.is_none() || now == 0);
                 certain += now;
             }
-            for (line, id) in under_way {
-                lines[line].ended_well(id);
-                well += 1;
+            under_way.into_iter().for_each(|line| lines[line].ended_well());
+            for (i, line) in lines.iter_mut().enumerate().filter(|(i, _)| failed != Some(*i)) {
+                if line.due().is_some() {
+                    prop_assert!(!line.begin().is_empty(), "{i}");
+                    line.ended_well();
+                }
             }
             certain += lines.iter_mut().map(|l| std::iter::from_fn(|| l.next_certain()).count()).sum::<usize>();
-            prop_assert!(failed || certain == well, "{certain} of {well}");
+            prop_assert!(failed.is_some() || certain == usize::from(next), "{certain} of {next}");
         }
     }
 }

@@ -242,6 +242,7 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
         self.try_again()?;
         self.copy_out()?;
         if self.device.frozen.load(Ordering::Acquire) {
+            self.wait_for_no_share();
             return Ok(Next::Wait(None));
         }
         self.end_flushes();

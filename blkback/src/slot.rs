@@ -61,6 +61,8 @@ pub(crate) struct Slot {
     pub(crate) chunks_in_flight: u16,
     pub(crate) len_bytes: u32,
     pub(crate) stages: Stages,
+    /// What a discard takes of the device's time.
+    pub(crate) cost_ns: u64,
     /// A dead predecessor took it.
     pub(crate) replayed: bool,
 }
@@ -81,6 +83,7 @@ impl Slot {
         chunks_in_flight: 0,
         len_bytes: 0,
         stages: Stages::NONE,
+        cost_ns: 0,
         replayed: false,
     };
 
@@ -149,8 +152,8 @@ pub(crate) enum Tag {
     Chunk(ChunkId),
     /// A block at the edge of a chunk that is read before the chunk is written.
     Edge(ChunkId),
-    /// A request's flush.
-    Flush(SlotId),
+    /// The queue's flush.
+    Flush,
     /// A piece of a request's discard.
     Discard(SlotId),
 }
@@ -161,7 +164,7 @@ impl Tag {
             Self::Event => 0,
             Self::Bell => 1 << 16,
             Self::Chunk(i) => 2 << 16 | u64::from(i),
-            Self::Flush(i) => 3 << 16 | u64::from(i),
+            Self::Flush => 3 << 16,
             Self::Discard(i) => 4 << 16 | u64::from(i),
             Self::Edge(i) => 5 << 16 | u64::from(i),
         }
@@ -175,7 +178,7 @@ impl Tag {
             0 => Self::Event,
             1 => Self::Bell,
             2 => Self::Chunk(i),
-            3 => Self::Flush(i),
+            3 => Self::Flush,
             4 => Self::Discard(i),
             _ => Self::Edge(i),
         }

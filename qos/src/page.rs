@@ -135,16 +135,18 @@ pub enum Usage {
     CapWaits,
     /// Bytes given to the device.
     Bytes,
+    /// Queues that wait for the share now.
+    Waiting,
 }
 
 /// Words of [`Usage`].
-pub const NR_USAGE: usize = 9;
+pub const NR_USAGE: usize = 10;
 /// Where they begin.
 pub const USAGE_AT: usize = 128;
 /// Length of the file: clocks first.
 pub const USAGE_LEN: usize = USAGE_AT + NR_USAGE * 8;
 
-const _: () = assert!(crate::account::NR_CLOCKS * 8 <= USAGE_AT && Usage::Bytes as usize + 1 == NR_USAGE);
+const _: () = assert!(crate::account::NR_CLOCKS * 8 <= USAGE_AT && Usage::Waiting as usize + 1 == NR_USAGE);
 
 #[cfg(test)]
 mod tests {

@@ -36,9 +36,8 @@ const OVERFULL: f64 = 1.3;
 const PART: f64 = 0.5;
 /// Less full than that, a device waits for work.
 const STARVED: f64 = 0.7;
-/// Asked for more than it got within that time: hungry, ns. Who waits looks every 20 ms, and may be late: less is not enough.
-const HUNGRY_NS: u64 = 40_000_000;
-/// The same for what stands once nobody plans any more, ns: a moment without hunger would give its rest away for as long as that.
+/// Asked for more than it got within that time: part of what stands once nobody plans any more, ns. A moment without hunger would give its
+/// rest away for as long as that.
 const HUNGRY_LATELY_NS: u64 = 1_000_000_000;
 /// Weight of the latest look in what is done.
 const DONE_BLEND: f64 = 0.03;
@@ -57,6 +56,8 @@ pub struct Sample {
     pub totals: Totals,
     /// How often it was refused.
     pub refused: u64,
+    /// It waits for its share now.
+    pub is_waiting: bool,
 }
 
 /// Who a disk belongs to, and what each of those weighs.
@@ -104,7 +105,7 @@ struct Member {
     refused_ns: u64,
     /// Work in the last look, ns a second.
     demand: f64,
-    /// Work that is asked for without an end.
+    /// Work is asked for without an end: it waits, or was refused since the last look.
     hungry: bool,
     active: bool,
     /// What it is thought to want at most, work a second.
@@ -466,16 +467,17 @@ impl Member {
         let grown = now.totals.since(&last.totals);
         let (issued_ns, issued_ops) = (grown.issued_ns, grown.issued_ops);
         let in_flight = now.totals.issued_ops != now.totals.done_ops;
-        if issued_ops > 0 || in_flight || now.refused != last.refused {
+        if issued_ops > 0 || in_flight || now.is_waiting || now.refused != last.refused {
             self.used_ns = now_ns;
         }
         self.active = self.used_ns != 0 && now_ns.saturating_sub(self.used_ns) < ACTIVE_NS;
-        if now.refused != last.refused
+        if now.is_waiting
+            || now.refused != last.refused
             || in_flight && crowd.is_some_and(|ops_per_rate| self.has_its_part(ops_per_rate))
         {
             self.refused_ns = now_ns;
         }
-        self.hungry = self.refused_ns != 0 && now_ns.saturating_sub(self.refused_ns) < HUNGRY_NS;
+        self.hungry = self.refused_ns == now_ns;
         self.demand = to_f64(issued_ns) / seconds;
         if issued_ops > 0 {
             let cost_ns = to_f64(issued_ns) / to_f64(issued_ops);

@@ -91,6 +91,10 @@ pub trait Rule {
     fn arrive(&mut self, now_ns: u64, piece: Piece);
     /// Something was done, after `took_ns`.
     fn done(&mut self, now_ns: u64, piece: Piece, took_ns: u64);
+    /// What was done with it at no cost, and never went to the device by itself; asked until there is nothing more.
+    fn done_with_it(&mut self) -> Option<Piece> {
+        None
+    }
     /// What goes to the device now, into `out`; and when to ask again at the latest.
     fn pump(&mut self, now_ns: u64, out: &mut Vec<Piece>) -> Option<u64>;
 }
@@ -356,6 +360,13 @@ impl<R: Rule> Run<'_, R> {
         let piece = self.pieces[at];
         self.free_pieces.push_back(at);
         self.rule.done(now_ns, piece, now_ns - begun_ns);
+        self.count(now_ns, piece);
+        while let Some(piece) = self.rule.done_with_it() {
+            self.count(now_ns, Piece { cost_ns: 0, ..piece });
+        }
+    }
+
+    fn count(&mut self, now_ns: u64, piece: Piece) {
         let got = &mut self.got[piece.tenant];
         if now_ns >= self.warm_ns {
             got.done.push((now_ns, piece.cost_ns));

@@ -256,6 +256,7 @@ fn sample(bytes: &[u8; NR_USAGE * 8]) -> Sample {
     Sample {
         spent: word(Usage::Spent),
         refused: word(Usage::Refused),
+        is_waiting: word(Usage::Waiting) > 0,
         totals: Totals {
             issued_ops: word(Usage::IssuedOps),
             issued_ns: word(Usage::IssuedNs),

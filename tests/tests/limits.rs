@@ -2,8 +2,12 @@
 //! What is asserted of time is only that a cap is never exceeded; a slow machine is no failure.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test's helpers may fail the test
 
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
+use qos::cost::{Cursor, Op};
+use qos::page::Usage;
+use qos::share::Grant;
 use splitd_tests::blkfront::{Frontend, Load, Options, Report};
 use splitd_tests::world::World;
 use xenbus::sim::SimDomain;
@@ -121,14 +125,71 @@ fn a_reload_reaches_running_workers() {
     assert_clean(&front.run(&reads).unwrap(), &w);
 }
 
+/// A file of a disk's limits, as words.
+fn words(w: &World, name: &str, domid: u16) -> Vec<u64> {
+    let bytes = std::fs::read(w.run_dir().join(format!("vbd-{domid}-51712/{name}"))).unwrap();
+    bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap())).collect()
+}
+
+fn grant(w: &World, domid: u16) -> Grant {
+    let page = words(w, "limits", domid);
+    let (_, grant) = qos::page::read(qos::page::GRANT, |at| page[at / 8]).unwrap();
+    Grant::of_words(grant)
+}
+
 /// The share that stands on a disk's page; `None` where there is no limit.
 fn granted(w: &World, domid: u16) -> Option<u64> {
-    let page = std::fs::read(w.run_dir().join(format!("vbd-{domid}-51712/limits"))).unwrap();
-    let word = |at: usize| page[at..].first_chunk().map(|bytes| u64::from_le_bytes(*bytes)).unwrap();
-    let of = qos::page::GRANT;
-    let at = of.copies_at[usize::from(word(of.number_at) & 1 == 1)];
-    let grant = qos::share::Grant::of_words([word(at), word(at + 8), word(at + 16), word(at + 24)]);
+    let grant = grant(w, domid);
     (!grant.is_open()).then_some(grant.rate)
+}
+
+/// A guest that does nothing but flush, or discard, uses the device as others do, and waits for its share as others do. Those that ask for
+/// a flush while the kernel has one share the next: thirty-two at a time cost the device no more than one after the other.
+#[test]
+fn flushes_and_discards_wait_for_the_share() {
+    let mut w = world("version = 1\n");
+    let guest = w.guest(5).unwrap();
+    let mut front = connect(&mut w, &guest, 0, 1);
+    w.kill_splitd().unwrap();
+    let page = words(&w, "limits", 5);
+    let (_, rules) = qos::page::read(qos::page::RULES, |at| page[at / 8]).unwrap();
+    let prices = qos::page::Rules::of_words(&rules).prices;
+    let usage = |w: &World, of: Usage| words(w, "usage", 5)[qos::page::USAGE_AT / 8 + of as usize];
+    for (op, len_bytes) in [(Op::Flush, 0), (Op::Discard, 4096)] {
+        // One in 20 ms.
+        let cost_ns = Cursor::default().cost_ns(&prices, op, 0, len_bytes);
+        let rate = Grant::rate_of(cost_ns as f64 * 50.0);
+        let now_ns = worker::clock::monotonic_ns();
+        set_grant(&w, 5, Grant { since_ns: now_ns, base: usage(&w, Usage::Spent), rate, lasting_rate: rate });
+        let before = usage(&w, Usage::IssuedOps);
+        let begun = Instant::now();
+        let percent = |is: bool| if is { 100 } else { 0 };
+        let (flush_percent, discard_percent) = (percent(op == Op::Flush), percent(op == Op::Discard));
+        let operations = Some(if op == Op::Flush { 640 } else { 64 });
+        let load = Load { flush_percent, discard_percent, operations, sectors: 8..9, ..Load::default() };
+        let running = front.start(&load).unwrap();
+        w.until("its queue waits for the share", |w| usage(w, Usage::Waiting) == 1).unwrap();
+        assert_clean(&running.finish(&mut front).unwrap(), &w);
+        let took = begun.elapsed();
+        assert_eq!(usage(&w, Usage::Waiting), 0);
+        let issued = usage(&w, Usage::IssuedOps) - before;
+        assert_eq!(usage(&w, Usage::DoneOps), usage(&w, Usage::IssuedOps));
+        match op {
+            Op::Flush => assert!((20..=60).contains(&issued), "{issued} for 640"),
+            _ => assert_eq!(issued, 64),
+        }
+        assert!(took >= Duration::from_millis(20 * (issued - SLACK)), "{issued} in {took:?}");
+    }
+}
+
+fn set_grant(w: &World, domid: u16, grant: Grant) {
+    let of = qos::page::GRANT;
+    let number = words(w, "limits", domid)[of.number_at / 8] + 1;
+    let path = w.run_dir().join(format!("vbd-{domid}-51712/limits"));
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    let bytes: Vec<u8> = grant.words().iter().flat_map(|word| word.to_le_bytes()).collect();
+    file.write_all_at(&bytes, of.copies_at[usize::from(number & 1 == 1)] as u64).unwrap();
+    file.write_all_at(&number.to_le_bytes(), of.number_at as u64).unwrap();
 }
 
 /// Two guests that push on one device both have a share on their pages, which stand still while splitd is dead; one alone has no

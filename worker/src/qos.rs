@@ -145,6 +145,16 @@ impl Gate {
         outcome
     }
 
+    /// A queue waits for the share from now on, or waits no more.
+    pub fn set_waiting(&self, is_waiting: bool) {
+        let queues = self.figure(Usage::Waiting);
+        if is_waiting {
+            queues.fetch_add(1, Relaxed)
+        } else {
+            queues.fetch_sub(1, Relaxed)
+        };
+    }
+
     /// Taken from the share without asking.
     pub fn spend(&self, cost_ns: u64) {
         self.figure(Usage::Spent).fetch_add(share::work(cost_ns), Relaxed);
@@ -164,8 +174,9 @@ impl Gate {
         self.figure(Usage::DoneOps).fetch_add(1, Relaxed);
     }
 
-    /// Nothing is under way: to be said once the fence has shown that a predecessor's last request has ended.
+    /// Nothing is under way and nothing waits: to be said once the fence has shown that a predecessor's last request has ended.
     pub fn nothing_in_flight(&self) {
+        self.figure(Usage::Waiting).store(0, Relaxed);
         for (done, issued) in [(Usage::DoneOps, Usage::IssuedOps), (Usage::DoneNs, Usage::IssuedNs)] {
             self.figure(done).store(self.figure(issued).load(Relaxed), Relaxed);
         }
@@ -287,6 +298,7 @@ mod tests {
         gate.begun(700, 4096);
         gate.begun(300, 4096);
         gate.ended(300, 50);
+        gate.set_waiting(true);
         drop(gate);
         let gate = Gate::open(&files(dir.path(), "a")).unwrap();
         assert_eq!(
@@ -294,6 +306,7 @@ mod tests {
             (2, 1)
         );
         gate.nothing_in_flight();
+        assert_eq!(gate.figure(Usage::Waiting).load(Relaxed), 0);
         assert_eq!(gate.figure(Usage::DoneNs).load(Relaxed), 1000);
     }
 }

@@ -47,7 +47,7 @@ fn tree() -> bool {
             done_ns: n * 1_000_000,
             latency_ns: n * 8_000_000,
         };
-        let sample = Sample { spent: 0, totals, refused: n };
+        let sample = Sample { spent: 0, totals, refused: n, is_waiting: false };
         planner.plan(n * PLAN_NS, &mut |_| sample, &mut |id, grant| _ = rates.insert(id, grant.rate));
     }
     let rates: Vec<f64> = ids.iter().filter_map(|id| rates.get(id)).map(|rate| *rate as f64).collect();

@@ -28,7 +28,7 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
                 Tag::Bell => self.bell.hush(),
                 Tag::Chunk(id) => self.chunk_ended(id, done.result)?,
                 Tag::Edge(id) => self.edge_ended(id, done.result)?,
-                Tag::Flush(id) => self.flush_ended(id, done.result)?,
+                Tag::Flush => self.flush_ended(done.result),
                 Tag::Discard(id) => self.discard_ended(id, done.result)?,
             }
             match tag {
@@ -180,10 +180,11 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
             self.finish(id);
             return Ok(());
         }
-        self.flush_after(id)
+        self.flush(id, Step::FlushAfter);
+        Ok(())
     }
 
-    fn flush_ended(&mut self, id: SlotId, result: i32) -> Result<(), Stop> {
+    fn flush_ended(&mut self, result: i32) {
         let result = crash::disk_fault("flush", result);
         if result < 0 {
             crash_point!("flush_failed");
@@ -192,13 +193,13 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
             self.device.frozen.store(true, Ordering::Release);
             let error = std::io::Error::from_raw_os_error(-result);
             self.failure.get_or_insert(Stop::Host(format!("flush failed: {error}")));
-            return Ok(());
+            return;
         }
-        self.flushes.ended_well(id);
+        self.flush_left();
+        self.flushes.ended_well();
         if self.flushes.is_awaited() {
             self.device.ring_all();
         }
-        Ok(())
     }
 
     /// Goes on with requests whose flush is certain to have been one.
@@ -229,8 +230,14 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
         } else if self.next_discard_piece(id)? {
             return Ok(());
         }
-        self.finish(id);
+        self.discard_over(id);
         Ok(())
+    }
+
+    /// Nothing is left of a discard.
+    pub(super) fn discard_over(&mut self, id: SlotId) {
+        self.discard_left(id);
+        self.finish(id);
     }
 
     pub(super) fn finish(&mut self, id: SlotId) {

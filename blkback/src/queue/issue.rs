@@ -54,7 +54,10 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
             }
         }
         self.pass_flushes()?;
-        self.copy_in()
+        self.copy_in()?;
+        self.send_flush()?;
+        self.tell_whether_it_waits();
+        Ok(())
     }
 
     /// A flush covers what was completed before it; it need not wait for requests that wait for buffers.
@@ -93,11 +96,14 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
             self.slot(id).stages.begun_ns = self.now_ns;
             match slot.work {
                 Work::Nothing => self.finish(id),
-                Work::Flush => return self.flush(id, Step::FlushAfter),
-                Work::Discard { .. } => return self.discard(id),
-                Work::Data(_) if slot.order == Order::Flush => return self.flush(id, Step::FlushBefore),
+                Work::Flush => return Ok(self.flush(id, Step::FlushAfter)),
+                Work::Discard { .. } => self.slot(id).step = Step::Discard,
+                Work::Data(_) if slot.order == Order::Flush => return Ok(self.flush(id, Step::FlushBefore)),
                 Work::Data(_) => self.slot(id).step = Step::Data,
             }
+        }
+        if self.slot(id).step == Step::Discard {
+            return self.discard(id);
         }
         while !self.slot(id).all_issued() {
             match self.issue_chunk(id)? {
@@ -113,28 +119,36 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
         Ok(Issued::Wholly)
     }
 
-    fn flush(&mut self, id: SlotId, step: Step) -> Result<Issued, Stop> {
-        let now_ns = self.now_ns;
-        let slot = self.slot(id);
-        slot.step = step;
-        if slot.stages.sent_ns == 0 {
-            slot.stages.sent_ns = now_ns;
-        }
-        self.flushes.begin(id);
-        self.disk.fdatasync(TARGET, Tag::Flush(id).pack())?;
-        Ok(Issued::Wholly)
+    /// Has what was completed so far made safe, together with whoever else asks for that.
+    pub(super) fn flush(&mut self, id: SlotId, step: Step) -> Issued {
+        self.slot(id).step = step;
+        self.flushes.join(id);
+        Issued::Wholly
     }
 
-    /// Starts the flush that ends a barrier or a flush with data.
-    pub(super) fn flush_after(&mut self, id: SlotId) -> Result<(), Stop> {
-        self.flush(id, Step::FlushAfter).map(|_| ())
+    /// Gives the kernel the next flush, if one is asked for, none is under way and the disk's share has room.
+    fn send_flush(&mut self) -> Result<(), Stop> {
+        let Some(first) = self.flushes.due() else { return Ok(()) };
+        let taken_ns = self.slot(first).stages.taken_ns;
+        if !self.may_flush(taken_ns) {
+            return Ok(());
+        }
+        for id in self.flushes.begin() {
+            let sent_ns = &mut self.slots[usize::from(*id)].stages.sent_ns;
+            if *sent_ns == 0 {
+                *sent_ns = self.now_ns;
+            }
+        }
+        Ok(self.disk.fdatasync(TARGET, Tag::Flush.pack())?)
     }
 
     fn discard(&mut self, id: SlotId) -> Result<Issued, Stop> {
-        self.slot(id).step = Step::Discard;
+        if !self.may_discard(id) {
+            return Ok(Issued::Held);
+        }
         self.slot(id).stages.sent_ns = self.now_ns;
         if !self.next_discard_piece(id)? {
-            self.finish(id);
+            self.discard_over(id);
         }
         Ok(Issued::Wholly)
     }

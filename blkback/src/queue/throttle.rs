@@ -30,7 +30,13 @@ pub(super) struct Throttle {
     parked: [VecDeque<SlotId>; KINDS],
     /// When something may be let go, by the host's clock; of this turn.
     wake_ns: Option<u64>,
+    /// The share refused something; of this turn, and of the last one.
+    is_refused: bool,
+    was_refused: bool,
     now_ns: u64,
+    /// What the flush that the kernel has takes of the device's time, and since when.
+    flush_cost_ns: u64,
+    flush_begun_ns: u64,
 }
 
 fn kind(work: Work) -> usize {
@@ -87,11 +93,27 @@ impl Throttle {
 impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
     /// Once a turn, before anything is issued.
     pub(super) fn look_at_limits(&mut self) {
-        self.throttle.wake_ns = None;
+        (self.throttle.wake_ns, self.throttle.is_refused) = (None, false);
         if let Some(gate) = self.device.gate.get() {
             self.throttle.now_ns = self.now_ns;
             gate.look(&mut self.throttle.seen);
         }
+    }
+
+    /// Once a turn, after all that could be issued was.
+    pub(super) fn tell_whether_it_waits(&mut self) {
+        let is_refused = self.throttle.is_refused;
+        if std::mem::replace(&mut self.throttle.was_refused, is_refused) != is_refused
+            && let Some(gate) = self.device.gate.get()
+        {
+            gate.set_waiting(is_refused);
+        }
+    }
+
+    /// Nothing is to be kept for what a frozen disk holds back.
+    pub(super) fn wait_for_no_share(&mut self) {
+        self.throttle.is_refused = false;
+        self.tell_whether_it_waits();
     }
 
     /// Others of its kind are held back already.
@@ -136,12 +158,28 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
             throttle.hold_until(at_ns);
             return false;
         }
-        if matches!(op, Op::Read | Op::Write) {
-            return true;
+        true
+    }
+
+    /// Whether the disk's share has room for all of a discard. It has no pieces that the share would know.
+    pub(super) fn may_discard(&mut self, id: SlotId) -> bool {
+        let slot = *self.slot(id);
+        let len_bytes = slot.nr_sectors.saturating_mul(SECTOR_LEN);
+        let cost_ns = self.may_spend(Op::Discard, 0, len_bytes, slot.stages.taken_ns);
+        self.slot(id).cost_ns = cost_ns.unwrap_or(0);
+        if let (Some(cost_ns), Some(gate)) = (cost_ns, self.device.gate.get()) {
+            gate.begun(cost_ns, 0);
         }
-        // Its data has a share of its own, piece by piece; these have no pieces.
-        let cost_ns = throttle.cursor.cost_ns(throttle.seen.prices(), op, 0, len_bytes);
-        gate.spend(cost_ns);
+        cost_ns.is_some()
+    }
+
+    /// Whether the disk's share has room for a flush, the first asker of which was taken at `taken_ns`.
+    pub(super) fn may_flush(&mut self, taken_ns: u64) -> bool {
+        let Some(cost_ns) = self.may_spend(Op::Flush, 0, 0, taken_ns) else { return false };
+        (self.throttle.flush_cost_ns, self.throttle.flush_begun_ns) = (cost_ns, self.now_ns);
+        if let Some(gate) = self.device.gate.get() {
+            gate.begun(cost_ns, 0);
+        }
         true
     }
 
@@ -153,16 +191,20 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
         offset_bytes: u64,
         len_bytes: u32,
     ) -> Option<u64> {
+        self.may_spend(op(Work::Data(direction)), offset_bytes, len_bytes.into(), taken_ns)
+    }
+
+    fn may_spend(&mut self, op: Op, offset_bytes: u64, len_bytes: u64, taken_ns: u64) -> Option<u64> {
         let device = std::sync::Arc::clone(&self.device);
         let Some(gate) = device.gate.get() else { return Some(0) };
         let throttle = &mut self.throttle;
-        let op = op(Work::Data(direction));
         let mut cursor = throttle.cursor;
-        let cost_ns = cursor.cost_ns(throttle.seen.prices(), op, offset_bytes, len_bytes.into());
+        let cost_ns = cursor.cost_ns(throttle.seen.prices(), op, offset_bytes, len_bytes);
         if self.closing {
             gate.spend(cost_ns);
         } else if let Err(at_ns) = gate.share(&throttle.seen, cost_ns, taken_ns, throttle.now_ns) {
             throttle.hold_until(at_ns.min(throttle.now_ns.saturating_add(LOOK_NS)));
+            throttle.is_refused = true;
             return None;
         }
         throttle.cursor = cursor;
@@ -179,6 +221,20 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
     pub(super) fn chunk_left(&self, chunk: &Chunk) {
         if let Some(gate) = self.device.gate.get() {
             gate.ended(chunk.cost_ns, self.now_ns.saturating_sub(chunk.begun_ns));
+        }
+    }
+
+    pub(super) fn flush_left(&self) {
+        if let Some(gate) = self.device.gate.get() {
+            let took_ns = self.now_ns.saturating_sub(self.throttle.flush_begun_ns);
+            gate.ended(self.throttle.flush_cost_ns, took_ns);
+        }
+    }
+
+    pub(super) fn discard_left(&self, id: SlotId) {
+        if let Some(gate) = self.device.gate.get() {
+            let slot = &self.slots[usize::from(id)];
+            gate.ended(slot.cost_ns, self.now_ns.saturating_sub(slot.stages.sent_ns));
         }
     }
 }

@@ -52,7 +52,7 @@ fn what_is_granted_is_never_next_to_nothing() {
             done_ns: done_ops * 1_000_000,
             latency_ns: done_ops * 1_000_000,
         };
-        let sample = Sample { spent: 0, totals, refused: n };
+        let sample = Sample { spent: 0, totals, refused: n, is_waiting: false };
         planner.plan(n * PLAN_NS, &mut |_| sample, &mut |id, grant| _ = rates.insert(id, grant.rate));
     }
     let granted: u64 = ids.iter().filter_map(|id| rates.get(id)).sum();

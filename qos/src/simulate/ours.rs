@@ -37,13 +37,25 @@ struct Disk {
 }
 
 /// Of one ring.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Queue {
-    disk: usize,
     /// Since when, too.
     waiting: VecDeque<(u64, Piece)>,
+    /// Flushes: one goes to the device at a time, for all that came until then.
+    joined: Vec<(u64, Piece)>,
+    flushing: Option<Vec<Piece>>,
+    /// The first has passed its caps, and waits for the share alone.
+    has_passed: bool,
+    /// It waits for its disk's share.
+    is_refused: bool,
     /// Its own timer.
     wake_ns: u64,
+}
+
+impl Queue {
+    fn waits(&self) -> bool {
+        !self.waiting.is_empty() || !self.joined.is_empty()
+    }
 }
 
 /// What an operator does.
@@ -93,6 +105,8 @@ pub struct Ours {
     timers: BinaryHeap<Reverse<(u64, usize)>>,
     plan_at_ns: u64,
     was_stopped: bool,
+    /// Those that ended with the device's last flush.
+    flushed: Vec<Piece>,
     changes: VecDeque<(u64, usize, Change)>,
     /// splitd is stopped between these.
     pub stopped_ns: Vec<(u64, u64)>,
@@ -141,7 +155,7 @@ impl Ours {
         let disk = |(i, tenant): (usize, &Tenant)| {
             let standing = standing(i, tenant);
             let first_queue = queues.len();
-            let queue = |_| Queue { disk: i, waiting: VecDeque::new(), wake_ns: 0 };
+            let queue = |_| Queue::default();
             queues.extend((0..tenant.rings).map(queue));
             changes.push((tenant.from_ns, i, Change::Join));
             if tenant.until_ns < u64::MAX {
@@ -172,6 +186,7 @@ impl Ours {
             timers: BinaryHeap::new(),
             plan_at_ns: PLAN_NS,
             was_stopped: false,
+            flushed: Vec::new(),
             changes: changes.into(),
             stopped_ns: Vec::new(),
             forgets: false,
@@ -283,10 +298,13 @@ impl Ours {
     fn plan(&mut self, now_ns: u64) {
         let (planner, disks, queues) = (&mut self.planner, &mut self.disks, &self.queues);
         let (ready, attached) = (&mut self.ready, &self.attached);
-        let samples: BTreeMap<MemberId, Sample> = attached
-            .iter()
-            .map(|(id, i)| (*id, Sample { spent: disks[*i].spent.load(Relaxed), ..disks[*i].sample }))
-            .collect();
+        let sample = |disk: &Disk| {
+            let its = &queues[disk.first_queue..disk.first_queue + disk.nr_queues];
+            let is_waiting = its.iter().any(|queue| queue.is_refused);
+            Sample { spent: disk.spent.load(Relaxed), is_waiting, ..disk.sample }
+        };
+        let samples: BTreeMap<MemberId, Sample> =
+            attached.iter().map(|(id, i)| (*id, sample(&disks[*i]))).collect();
         if let Some(clock) = self.clock {
             let mut clones: [Planner; TIMES] = std::array::from_fn(|_| planner.clone());
             let plan = |n: usize| {
@@ -301,60 +319,77 @@ impl Ours {
             disk.grant = grant;
             if grant.is_open() {
                 let its = disk.first_queue..disk.first_queue + disk.nr_queues;
-                ready.extend(its.filter(|queue| !queues[*queue].waiting.is_empty()));
+                ready.extend(its.filter(|queue| queues[*queue].waits()));
             }
         });
         self.plan_at_ns = now_ns + self.planner.until_next_ns();
     }
 
-    /// Whether a piece may pass now; else when to ask again, and whether that is for its share's sake.
-    fn admit(&self, disk: &Disk, piece: &Piece, since_ns: u64, now_ns: u64) -> Result<(), (u64, bool)> {
+    /// Whether a request's caps let its piece pass now; else when to ask again.
+    fn cap(&self, disk: &Disk, piece: &Piece, since_ns: u64, now_ns: u64) -> Result<(), u64> {
+        let Some(len_bytes) = piece.begins_bytes else { return Ok(()) };
         let clock = |c: usize| &self.accounts[disk.account][c];
-        if piece.begins_bytes.is_some() {
-            let at_ns = account::ready_at_ns(&disk.limits, piece.op, self.counting, clock);
-            if at_ns > now_ns {
-                return Err((at_ns, false));
-            }
+        let at_ns = account::ready_at_ns(&disk.limits, piece.op, self.counting, clock);
+        if at_ns > now_ns {
+            return Err(at_ns);
         }
-        if matches!(piece.op, Op::Read | Op::Write) {
-            share::admit(&disk.grant, &disk.spent, piece.cost_ns, since_ns, now_ns)
-                .map_err(|at_ns| (at_ns, true))?;
-        } else {
-            // These have no pieces that could wait for the share: they are charged.
-            disk.spent.fetch_add(share::work(piece.cost_ns), Relaxed);
-        }
-        if let Some(len_bytes) = piece.begins_bytes {
-            let paid_ns = since_ns.clamp(now_ns.saturating_sub(LATE_NS_MAX), now_ns);
-            account::charge(&disk.limits, piece.op, len_bytes, self.counting, paid_ns, clock);
-        }
+        let paid_ns = since_ns.clamp(now_ns.saturating_sub(LATE_NS_MAX), now_ns);
+        account::charge(&disk.limits, piece.op, len_bytes, self.counting, paid_ns, clock);
         Ok(())
     }
 
-    fn go_on(&mut self, i: usize, now_ns: u64, out: &mut Vec<Piece>) {
-        while let Some((since_ns, piece)) = self.queues[i].waiting.front().copied() {
-            let disk = &self.disks[self.queues[i].disk];
-            let outcome = self.admit(disk, &piece, since_ns, now_ns);
-            let (queue, disk) = (&mut self.queues[i], &mut self.disks[piece.tenant]);
-            match outcome {
-                Ok(()) => {
-                    queue.waiting.pop_front();
-                    if matches!(piece.op, Op::Read | Op::Write) {
-                        disk.sample.totals.issued_ops += 1;
-                        disk.sample.totals.issued_ns += piece.cost_ns;
-                    }
-                    out.push(piece);
-                }
-                Err((at, by_share)) => {
-                    disk.sample.refused += u64::from(by_share);
-                    let at = if by_share { at.min(now_ns + LOOK_NS) } else { at };
-                    let at = at + self.random.below(self.late_ns);
-                    if queue.wake_ns <= now_ns || at < queue.wake_ns {
-                        queue.wake_ns = at;
-                        self.timers.push(Reverse((at, i)));
-                    }
-                    return;
-                }
+    /// Gives a piece to the device if its disk's share has room; else asks again later.
+    fn issue(&mut self, i: usize, since_ns: u64, piece: Piece, now_ns: u64, out: &mut Vec<Piece>) -> bool {
+        let disk = &mut self.disks[piece.tenant];
+        match share::admit(&disk.grant, &disk.spent, piece.cost_ns, since_ns, now_ns) {
+            Ok(()) => {
+                disk.sample.totals.issued_ops += 1;
+                disk.sample.totals.issued_ns += piece.cost_ns;
+                out.push(piece);
+                true
             }
+            Err(at) => {
+                disk.sample.refused += 1;
+                self.queues[i].is_refused = true;
+                self.wake(i, at.min(now_ns + LOOK_NS), now_ns);
+                false
+            }
+        }
+    }
+
+    fn wake(&mut self, i: usize, at_ns: u64, now_ns: u64) {
+        let at_ns = at_ns + self.random.below(self.late_ns);
+        let queue = &mut self.queues[i];
+        if queue.wake_ns <= now_ns || at_ns < queue.wake_ns {
+            queue.wake_ns = at_ns;
+            self.timers.push(Reverse((at_ns, i)));
+        }
+    }
+
+    fn go_on(&mut self, i: usize, now_ns: u64, out: &mut Vec<Piece>) {
+        self.queues[i].is_refused = false;
+        while let Some((since_ns, piece)) = self.queues[i].waiting.front().copied() {
+            if !self.queues[i].has_passed
+                && let Err(at_ns) = self.cap(&self.disks[piece.tenant], &piece, since_ns, now_ns)
+            {
+                self.wake(i, at_ns, now_ns);
+                break;
+            }
+            self.queues[i].has_passed = true;
+            if piece.op == Op::Flush {
+                self.queues[i].joined.push((since_ns, piece));
+            } else if !self.issue(i, since_ns, piece, now_ns, out) {
+                break;
+            }
+            self.queues[i].has_passed = false;
+            self.queues[i].waiting.pop_front();
+        }
+        let queue = &self.queues[i];
+        if let (Some((since_ns, first)), None) = (queue.joined.first().copied(), &queue.flushing)
+            && self.issue(i, since_ns, first, now_ns, out)
+        {
+            let queue = &mut self.queues[i];
+            queue.flushing = Some(queue.joined.drain(..).skip(1).map(|(_, piece)| piece).collect());
         }
     }
 }
@@ -368,12 +403,19 @@ impl Rule for Ours {
     }
 
     fn done(&mut self, _: u64, piece: Piece, took_ns: u64) {
-        if matches!(piece.op, Op::Read | Op::Write) {
-            let totals = &mut self.disks[piece.tenant].sample.totals;
-            totals.done_ops += 1;
-            totals.done_ns += piece.cost_ns;
-            totals.latency_ns += took_ns;
+        let disk = &mut self.disks[piece.tenant];
+        disk.sample.totals.done_ops += 1;
+        disk.sample.totals.done_ns += piece.cost_ns;
+        disk.sample.totals.latency_ns += took_ns;
+        if piece.op == Op::Flush {
+            let queue = disk.first_queue + piece.request % disk.nr_queues;
+            self.flushed.extend(self.queues[queue].flushing.take().unwrap_or_default());
+            self.ready.push(queue);
         }
+    }
+
+    fn done_with_it(&mut self) -> Option<Piece> {
+        self.flushed.pop()
     }
 
     fn pump(&mut self, now_ns: u64, out: &mut Vec<Piece>) -> Option<u64> {
