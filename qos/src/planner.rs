@@ -14,6 +14,8 @@ const PACE_MOST: f64 = 1.3;
 const LASTING: f64 = 0.95;
 /// Over about so long it is taken, s: longer than a bucket's burst after a lull.
 const LASTING_OVER_S: f64 = 2.0;
+/// As much more than is promised is kept for it: or its worst tenth of a second would fall short.
+const PROMISED: f64 = 1.03;
 /// Between plans of a device that is shared, ns.
 pub const PLAN_NS: u64 = 5_000_000;
 /// Where nobody uses it, and where one does alone: until another comes there is nothing to divide.
@@ -36,8 +38,7 @@ const OVERFULL: f64 = 1.3;
 const PART: f64 = 0.5;
 /// Less full than that, a device waits for work.
 const STARVED: f64 = 0.7;
-/// Asked for more than it got within that time: part of what stands once nobody plans any more, ns. A moment without hunger would give its
-/// rest away for as long as that.
+/// Who asked for more than it got within that time has its part of what stands once nobody plans any more, ns.
 const HUNGRY_LATELY_NS: u64 = 1_000_000_000;
 /// Weight of the latest look in what is done.
 const DONE_BLEND: f64 = 0.03;
@@ -392,8 +393,8 @@ impl Planner {
         let customers: Vec<_> = members.chunk_by(|(a, _), (b, _)| a.customer == b.customer).collect();
         let reserved: f64 = domains(&members).map(|disks| domain_vessel(disks, 1.0).least).sum();
         let most_reserved = pace * self.max_reserved;
-        let short = reserved > most_reserved;
-        let scale = if short { most_reserved / reserved } else { 1.0 };
+        let short = reserved > most_reserved * PROMISED;
+        let scale = if reserved > most_reserved { most_reserved / reserved } else { 1.0 };
         let outer: Vec<_> = customers.iter().map(|disks| customer_vessel(disks, scale)).collect();
         let top = level_for(pace, &outer);
         let mut rates = Vec::with_capacity(members.len());
@@ -441,8 +442,8 @@ fn domain_vessel(disks: &[Seated<'_>], reserved: f64) -> Vessel {
     let most: f64 = disks.iter().map(|(_, member)| member.vessel().most).sum();
     // In work: by what its requests cost of late.
     let cost_ns = disks.iter().map(|(_, member)| member.cost_ns).fold(0.0, f64::max);
-    let least = standing.map_or(0.0, |standing| to_f64(standing.reserve_iops) * cost_ns) * reserved;
-    Vessel { weight, least: least.min(most), most }
+    let reserve_iops = standing.map_or(0, |standing| standing.reserve_iops);
+    Vessel { weight, least: (to_f64(reserve_iops) * PROMISED * cost_ns * reserved).min(most), most }
 }
 
 fn customer_vessel(disks: &[Seated<'_>], reserved: f64) -> Vessel {

@@ -12,7 +12,7 @@ const TIME_SHIFT: u32 = 30;
 /// How far a share may be made up for by who did not wait for it.
 const SLACK_NS: u64 = 2_000_000;
 /// How far by who waits, and whose worker wakes late.
-const LATE_NS_MAX: u64 = 100_000_000;
+const LATE_NS_MAX: u64 = 500_000_000;
 /// A grant that is older was left behind by who wrote it.
 const FRESH_NS: u64 = 250_000_000;
 /// One that stays as it is has to be written again by then.

@@ -183,18 +183,20 @@ fn a_slow_device_is_shared_whenever_splitd_stops() {
 }
 
 /// Workers that wake late, on a machine whose processors are busy, keep their shares, although the heavier one, whose requests are due more
-/// often, is late more often.
+/// often, is late more often. Seen on emulated Xen, where a quarter of a second is usual: 2:1 came out as 2.12:1, 4:1 as 4.4:1.
 #[test]
 fn late_workers_keep_their_shares() {
-    for device in [HARD_DISK, BUCKET] {
-        for weight in [256, 512, 1024] {
-            let tenants = [Tenant::reading(weight, 32), Tenant::reading(256, 32)];
-            let mut rule = Ours::new(&tenants);
-            rule.late_ns = 30_000_000;
-            let (got, _) = run(&tenants, device, rule, 1, 5 * SECOND, 25 * SECOND);
-            let done: u64 = got.iter().map(|got| got.requests).sum();
-            let error = share_error(&tenants, &got);
-            assert!(error < 0.02 && done > 1900, "{weight}: {error}, {done} requests");
+    for late_ns in [30_000_000, 250_000_000] {
+        for device in [HARD_DISK, BUCKET] {
+            for weight in [256, 512, 1024] {
+                let tenants = [Tenant::reading(weight, 32), Tenant::reading(256, 32)];
+                let mut rule = Ours::new(&tenants);
+                rule.late_ns = late_ns;
+                let (got, _) = run(&tenants, device, rule, 1, 5 * SECOND, 25 * SECOND);
+                let done: u64 = got.iter().map(|got| got.requests).sum();
+                let error = share_error(&tenants, &got);
+                assert!(error < 0.02 && done > 1850, "{weight}, {late_ns} late: {error}, {done} requests");
+            }
         }
     }
 }
