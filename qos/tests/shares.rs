@@ -183,7 +183,7 @@ fn a_slow_device_is_shared_whenever_splitd_stops() {
 }
 
 /// Workers that wake late, on a machine whose processors are busy, keep their shares, although the heavier one, whose requests are due more
-/// often, is late more often. Seen on emulated Xen, where a quarter of a second is usual: 2:1 came out as 2.12:1, 4:1 as 4.4:1.
+/// often, is late more often. Where only a tenth of a second was made up for, a quarter made 2.15:1 of 2:1 and 4.5:1 of 4:1.
 #[test]
 fn late_workers_keep_their_shares() {
     for late_ns in [30_000_000, 250_000_000] {
