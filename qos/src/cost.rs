@@ -49,14 +49,12 @@ impl Prices {
     /// Of a kind of device; the kernel's own defaults.
     #[must_use]
     pub const fn of(model: Model, rotational: bool) -> Self {
-        match (model, rotational) {
-            (Model::Hdd, _) | (Model::Auto, true) => {
-                Self::of_rates([174_019_176, 41_708, 370], [178_075_866, 42_705, 378])
-            }
-            (Model::Ssd, _) | (Model::Auto, false) => {
+        match model.of(rotational) {
+            Model::Hdd => Self::of_rates([174_019_176, 41_708, 370], [178_075_866, 42_705, 378]),
+            Model::Ssd | Model::Auto => {
                 Self::of_rates([488_636_629, 8_932, 8_518], [427_891_549, 28_755, 21_940])
             }
-            (Model::FastSsd, _) => {
+            Model::FastSsd => {
                 Self::of_rates([3_102_524_156, 724_816, 778_122], [1_742_780_862, 425_702, 443_193])
             }
         }

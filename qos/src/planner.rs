@@ -8,6 +8,10 @@ use crate::depth::{Depth, Totals, to_f64};
 use crate::fill::{self, Vessel};
 use crate::share::{self, Grant, Work};
 
+mod done;
+
+use done::Done;
+
 /// As much more than the device has shown to do is given out at most.
 const PACE_MOST: f64 = 1.3;
 /// So much of what the device does can be given out for ever without a queue that grows, which would be nobody's share.
@@ -40,11 +44,6 @@ const PART: f64 = 0.5;
 const STARVED: f64 = 0.7;
 /// Who asked for more than it got within that time has its part of what stands once nobody plans any more, ns.
 const HUNGRY_LATELY_NS: u64 = 1_000_000_000;
-/// Weight of the latest look in what is done.
-const DONE_BLEND: f64 = 0.03;
-/// So many completions tell a rate, or as many as there are in that time, ns.
-const LEAST_DONE: u64 = 8;
-const LONGEST_LOOK_NS: u64 = 200_000_000;
 /// Weight of the latest look in the mean cost of a request.
 const COST_BLEND: f64 = 0.1;
 
@@ -147,15 +146,11 @@ pub struct Planner {
     sums: Totals,
     /// Work a second that is given out.
     pace: f64,
-    /// Work a second that was done of late.
-    done_per_s: f64,
-    rate_looks: u64,
+    done: Done,
     /// Time in which more was asked for than done, s, and the work done in it, both of late.
     sustained: [f64; 2],
     /// When it was last settled what is to last.
     lasting_ns: u64,
-    /// Since the last look at it: time, work and requests done.
-    seen: [u64; 3],
 }
 
 impl Planner {
@@ -265,7 +260,9 @@ impl Planner {
             self.sums.add(&grown);
         }
         let totals = self.sums;
-        self.count_done(time_ns, done_ns, done_ops);
+        if done_ops > 0 || totals.in_flight_ops() > 0.0 {
+            self.done.count([time_ns, done_ns, done_ops], self.depth.is_probing());
+        }
         let active = self.members.values().filter(|member| member.active).count();
         let hungry = self.members.values().any(|member| member.hungry);
         if hungry {
@@ -275,7 +272,7 @@ impl Planner {
         }
         self.depth.observe(now_ns, totals);
         let level = self.depth.level(totals.in_flight_ops());
-        let mut outlook = Outlook { active, level, work_per_s: self.done_per_s, short_of_reserves: false };
+        let mut outlook = Outlook { active, level, work_per_s: self.done.per_s, short_of_reserves: false };
         self.level = level;
         let was = std::mem::replace(&mut self.contended, active > 1);
         if self.contended && !was && level >= STARVED {
@@ -287,31 +284,6 @@ impl Planner {
         }
         outlook.short_of_reserves = self.divide(now_ns, &outlook, hungry, tell);
         outlook
-    }
-
-    /// Few completions say little of a rate, and one between two plans far too much: a slow device is looked at for longer.
-    fn count_done(&mut self, time_ns: u64, done_ns: u64, done_ops: u64) {
-        if done_ops == 0 && self.sums.in_flight_ops() == 0.0 {
-            return;
-        }
-        let seen = &mut self.seen;
-        *seen = [seen[0] + time_ns, seen[1] + done_ns, seen[2] + done_ops];
-        let [time_ns, done_ns, done_ops] = *seen;
-        if done_ops >= LEAST_DONE || done_ops > 0 && time_ns >= LONGEST_LOOK_NS {
-            *seen = [0; 3];
-            self.learn_rate(to_f64(done_ns) * 1e9 / to_f64(time_ns));
-        }
-    }
-
-    /// What the device does, without the noise of a few milliseconds; a change of the device itself is seen at once.
-    fn learn_rate(&mut self, latest: f64) {
-        if self.depth.is_probing() && self.rate_looks > 0 {
-            return;
-        }
-        self.rate_looks += 1;
-        let off = (latest - self.done_per_s).abs() > self.done_per_s * 0.25;
-        let blend = if off { 0.4 } else { DONE_BLEND };
-        self.done_per_s += (latest - self.done_per_s) * f64::max(blend, 1.0 / to_f64(self.rate_looks));
     }
 
     /// With one alone there is nobody to protect.
@@ -337,7 +309,7 @@ impl Planner {
         let before = if self.pace > 0.0 { self.pace } else { done };
         self.starved = if level < STARVED && hungry { self.starved + 1 } else { 0 };
         // Half of nothing known would be nothing for ever.
-        let pace = if self.depth.is_probing() && self.rate_looks > 0 {
+        let pace = if self.depth.is_probing() && self.done.is_known() {
             done * 0.5
         } else if self.starved > 1 {
             // It could do more than it is given: what it does says nothing of what it can.
@@ -392,7 +364,9 @@ impl Planner {
         let members: Vec<Seated<'_>> = self.members.iter().collect();
         let customers: Vec<_> = members.chunk_by(|(a, _), (b, _)| a.customer == b.customer).collect();
         let reserved: f64 = domains(&members).map(|disks| domain_vessel(disks, 1.0).least).sum();
-        let most_reserved = pace * self.max_reserved;
+        // A probe gives out half of what the device does, from what nobody was promised.
+        let able = if self.depth.is_probing() { pace.max(self.done.per_s) } else { pace };
+        let most_reserved = able * self.max_reserved;
         let short = reserved > most_reserved * PROMISED;
         let scale = if reserved > most_reserved { most_reserved / reserved } else { 1.0 };
         let outer: Vec<_> = customers.iter().map(|disks| customer_vessel(disks, scale)).collect();

@@ -240,6 +240,29 @@ pub enum Model {
     FastSsd,
 }
 
+impl Model {
+    /// What a device is taken for that says of itself whether it has heads. Most virtual drives say that they have, whatever they are.
+    #[must_use]
+    pub const fn of(self, rotational: bool) -> Self {
+        match (self, rotational) {
+            (Self::Auto, true) => Self::Hdd,
+            (Self::Auto, false) => Self::Ssd,
+            (told, _) => told,
+        }
+    }
+
+    /// As a policy file has it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Hdd => "hdd",
+            Self::Ssd => "ssd",
+            Self::FastSsd => "ssd-fast",
+        }
+    }
+}
+
 /// A `[device.X]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {

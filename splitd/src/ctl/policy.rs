@@ -160,11 +160,12 @@ fn explained(row: &Value) -> String {
     if row.get("unresolved") == Some(&json!(true)) {
         let _ = writeln!(
             text,
-            "  on {}: what lies beneath is not known, it counts as a device by itself",
-            word("/shares")
+            "  on {}, weighed as {}: what lies beneath is not known, it counts as a device by itself",
+            word("/shares"),
+            word("/model")
         );
     } else if row.get("shares").is_some_and(Value::is_string) {
-        let _ = writeln!(text, "  on {}", word("/shares"));
+        let _ = writeln!(text, "  on {}, weighed as {}", word("/shares"), word("/model"));
     }
     let weights = ["customer", "domain", "disk"];
     for whose in weights.into_iter().filter(|_| row.get("weight").is_some()) {
@@ -194,11 +195,11 @@ mod tests {
             "device": "vbd/5/xvda", "domain": "web-1", "class": null, "customer": "acme",
             "weight": { "customer": told(512, "customer.acme, line 9"), "domain": told(256, "built in"), "disk": told(256, "built in") },
             "caps": { "domain": { "total_iops_max": cap.clone() }, "disk": {}, "customer": { "read_bytes_max": cap } },
-            "reserve_iops": null,
+            "reserve_iops": null, "shares": "sda", "model": "hdd",
         });
         assert_eq!(
             explained(&row),
-            "vbd/5/xvda of web-1\n  class -, customer acme\n  weight of the customer 512 (customer.acme, line 9)\n  \
+            "vbd/5/xvda of web-1\n  class -, customer acme\n  on sda, weighed as hdd\n  weight of the customer 512 (customer.acme, line 9)\n  \
              weight of the domain 256 (built in)\n  weight of the disk 256 (built in)\n  \
              total_iops_max of the domain 100 (domain \"web-*\", line 4)\n  \
              read_bytes_max of the customer 100 (domain \"web-*\", line 4)\n"

@@ -2,7 +2,7 @@
 //! from.
 
 use qos::policy::effective::{DiskRules, NetRules, Told};
-use qos::policy::{Cap, NetCap};
+use qos::policy::{Cap, Model, NetCap};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -15,7 +15,9 @@ impl Limits {
         let name = domain.map(|domain| self.domain_name(domain)).transpose()?;
         let state = self.state.borrow();
         let chosen = state.disks.iter().filter(|(_, disk)| name.is_none() || disk.name == name);
-        let disks: Vec<Value> = chosen.map(|(id, disk)| row(*id, disk, &state.rules(*id, disk))).collect();
+        let row =
+            |(id, disk): (&DeviceId, &Disk)| row(*id, disk, &state.rules(*id, disk), state.device(disk).0);
+        let disks: Vec<Value> = chosen.map(row).collect();
         let chosen = state.vifs.iter().filter(|(_, vif)| name.is_none() || vif.name == name);
         let vifs: Vec<Value> =
             chosen.map(|(id, vif)| vif_row(*id, vif, &state.net_rules(*id, vif))).collect();
@@ -46,7 +48,7 @@ fn vif_row(id: DeviceId, about: &Vif, rules: &NetRules) -> Value {
     })
 }
 
-fn row(id: DeviceId, about: &Disk, rules: &DiskRules) -> Value {
+fn row(id: DeviceId, about: &Disk, rules: &DiskRules, model: Model) -> Value {
     let [customer, domain, disk] = &rules.weights;
     let caps = |all| caps(Cap::ALL.map(Cap::name), all);
     json!({
@@ -55,6 +57,7 @@ fn row(id: DeviceId, about: &Disk, rules: &DiskRules) -> Value {
         "domid": id.frontend.0,
         "uuid": about.uuid,
         "shares": about.place.as_ref().map(|place| &place.device),
+        "model": about.place.as_ref().map(|place| model.of(place.rotational).name()),
         "unresolved": about.place.as_ref().is_some_and(|place| place.alone),
         "class": rules.class,
         "customer": rules.customer,

@@ -1,21 +1,27 @@
-# says: two guests on volumes of one disk of 100 IOPS: 2:1 and 4:1 within 5 % over 20 s, a reservation, p99 beside a flooder, an idle neighbour's share, splitd stopped, all killed
+# says: two guests on volumes of one disk of 50 IOPS: 2:1 and 4:1 within 5 % over 20 s, a reservation, p99 beside a flooder, an idle neighbour's share, splitd stopped, all killed
 # backends: splitd
 # limit: 1800
 
-# The disk is the bottleneck, not dom0's processor: its use is noted with each measurement and has a limit.
-IOPS=100
+# The disk is the bottleneck, not dom0's processor: its use is noted with each measurement and has a limit. As slow as the disk is,
+# an emulated dom0 has time to spare; 20 s of it are a thousand requests, so one more or less is far below the tolerance.
+IOPS=50
 requests() { splitctl stats "vbd/$1/xvdb" | tr ' ' '\n' | awk -F= '$1 == "read_requests" || $1 == "write_requests" {sum += $2} END {print sum + 0}'; }
 now() { awk '{print $1}' /proc/uptime; }
-dom0_cpu_s() { xl list Domain-0 | awk 'END {print $NF}'; }
+# What dom0 has used of processors, s, and when.
+dom0_cpu() { echo "$(xl list Domain-0 | awk 'END {print $NF}') $(now)"; }
 # measured WHAT COMMAND…: how many requests a and b did while the command ran, each second: RATE_A, RATE_B.
 measured() {
   local a b from cpu seconds
-  a=$(requests a) b=$(requests b) cpu=$(dom0_cpu_s) from=$(now)
+  # To ask takes seconds here. Each is asked for as long after the command as it was before, so all count over the same time; dom0's
+  # processor is looked at without that.
+  from=$(now) a=$(requests a) b=$(requests b) cpu=$(dom0_cpu)
   "${@:2}"
-  seconds=$(awk -v from="$from" -v to="$(now)" 'BEGIN {print to - from}')
-  cpu=$(awk -v a="$cpu" -v b="$(dom0_cpu_s)" -v s="$seconds" 'BEGIN {printf "%.0f", (b - a) * 100 / s}')
-  RATE_A=$(awk -v n=$(($(requests a) - a)) -v s="$seconds" 'BEGIN {printf "%.2f", n / s}')
-  RATE_B=$(awk -v n=$(($(requests b) - b)) -v s="$seconds" 'BEGIN {printf "%.2f", n / s}')
+  cpu=$(awk -v from="$cpu" -v to="$(dom0_cpu)" 'BEGIN {split(from, a); split(to, b); printf "%.0f", (b[1] - a[1]) * 100 / (b[2] - a[2])}')
+  seconds=$(now)
+  a=$(($(requests a) - a)) b=$(($(requests b) - b))
+  seconds=$(awk -v from="$from" -v to="$seconds" 'BEGIN {print to - from}')
+  RATE_A=$(awk -v n="$a" -v s="$seconds" 'BEGIN {printf "%.2f", n / s}')
+  RATE_B=$(awk -v n="$b" -v s="$seconds" 'BEGIN {printf "%.2f", n / s}')
   note "$1: a $RATE_A, b $RATE_B IOPS over $seconds s; dom0's processor $cpu %"
   [ "$cpu" -lt 70 ] || fail "$1: dom0's processor is the bottleneck: $cpu % of it used"
 }
@@ -28,17 +34,20 @@ shared() {
 }
 at_least() { awk -v got="$2" -v least="$3" 'BEGIN {exit !(got >= least)}' || fail "$1: $2, asked for $3"; }
 policy() {
-  printf '%s\n' 'version = 1' "$@" > /etc/splitd/policy.toml
+  # A request is a request to this disk, wherever it goes. That it has heads is what it says, as all virtual ones do.
+  printf '%s\n' 'version = 1' '[device.auto]' 'model = "ssd"' "$@" > /etc/splitd/policy.toml
   splitctl policy reload
 }
 domain() { printf '[[domain]]\nmatch.name = "%s"\n%s\n' "$1" "$2"; }
 FIO='fio --eta=never --name=load --ioengine=libaio --direct=1 --filename=/dev/xvdb'
 load() { guest_job "$1" load "$FIO --rw=randread --bs=4k --iodepth=32 --time_based --runtime=3600"; }
 unload() {
-  guest_run "$1" 'pkill fio'
+  guest_run "$1" 'for it in /proc/[0-9]*; do [ "$(cat "$it/comm" 2> /dev/null)" != fio ] || kill "${it#/proc/}"; done'
   must_within 60 guest_job_done "$1" load
   guest_run "$1" 'rm /run/load.*'
 }
+# Both guests' two disks.
+all_are_served() { [ "$(splitctl list | grep -c 'worker=serving')" -eq 4 ]; }
 stopped() {
   pkill -STOP -x splitd
   sleep "$1"
@@ -52,7 +61,7 @@ no_arbiter() {
   for guest in a b; do
     load $guest
     guest_io_since $guest 0 || true
-    must_within 120 guest_io_since $guest $((IO_COUNT + 50))
+    must_within 120 guest_io_since $guest $((IO_COUNT + 25))
   done
   guest_io_since a 0; a=$IO_COUNT
   guest_io_since b 0; b=$IO_COUNT
@@ -75,7 +84,7 @@ quick() {
 shares() {
   local pid
   policy "$(domain a 'weight = 512')"
-  for guest in a b; do splitctl policy explain $guest | grep -q 'on vde' || fail "explain: $(splitctl policy explain $guest)"; done
+  for guest in a b; do splitctl policy explain $guest | grep -q 'on vde, weighed as ssd' || fail "explain: $(splitctl policy explain $guest)"; done
   no_arbiter
   # What had gathered in the disk's queue meanwhile takes its time to leave, and then to be learnt from.
   sleep 15
@@ -88,7 +97,7 @@ shares() {
   for pid in $(workers); do kill -9 "$pid"; done
   pkill -9 -x splitd
   splitd_start
-  must_within 30 splitd_answers
+  must_within 60 all_are_served
   sleep 1
   shared '4:1 from a second after kill -9 of splitd and all workers' 4 sleep 20
   splitctl qos -d a --reset > /dev/null
@@ -99,10 +108,10 @@ shares() {
 
 reservation() {
   policy "$(domain a 'weight = 65535')" "$(domain b 'weight = 1
-disk = { reserve = { iops = 40 } }')"
+disk = { reserve = { iops = 20 } }')"
   sleep 1
-  measured 'a reservation of 40 IOPS beside a flooder' sleep 20
-  at_least 'a reservation of 40 IOPS' "$RATE_B" 38
+  measured 'a reservation of 20 IOPS beside a flooder' sleep 20
+  at_least 'a reservation of 20 IOPS' "$RATE_B" 19
 }
 
 alone_and_beside() {
