@@ -110,7 +110,8 @@ struct Member {
     active: bool,
     /// What it is thought to want at most, work a second.
     most: f64,
-    /// What is to stand if nobody plans any more, work a second.
+    /// What it is given, and what is to stand if nobody plans any more, work a second.
+    given: f64,
     lasting: f64,
     /// Mean cost of a request.
     cost_ns: f64,
@@ -149,8 +150,10 @@ pub struct Planner {
     done: Done,
     /// Time in which more was asked for than done, s, and the work done in it, both of late.
     sustained: [f64; 2],
-    /// When it was last settled what is to last.
+    /// When it was last settled what is to last; 0: not for all of them.
     lasting_ns: u64,
+    /// Reserves had to be cut.
+    short: bool,
 }
 
 impl Planner {
@@ -179,6 +182,7 @@ impl Planner {
             hungry: false,
             active: false,
             most: 0.0,
+            given: 0.0,
             lasting: 0.0,
             cost_ns: 0.0,
         };
@@ -289,6 +293,7 @@ impl Planner {
     /// With one alone there is nobody to protect.
     pub fn lift(&mut self, now_ns: u64, tell: &mut dyn FnMut(MemberId, Grant)) {
         self.pace = 0.0;
+        self.lasting_ns = 0;
         for (seat, member) in &mut self.members {
             if !member.grant.is_open() {
                 member.grant = Grant { since_ns: now_ns, base: member.last.spent, ..Grant::OPEN };
@@ -325,11 +330,22 @@ impl Planner {
         // Less than half of what it does would hardly empty it sooner, and stand for long just the same.
         let pace = pace.clamp(before * 0.5, before * 2.0).max(done * 0.5).min(most).max(1.0);
         self.pace = pace;
-        if now_ns.saturating_sub(self.lasting_ns) >= share::RENEW_NS {
+        // To settle what lasts takes as long as to divide anew, and of many disks a plan with both would be much longer than the others: what is
+        // given out stays divided as it was. A newcomer has to have both at once.
+        let has_newcomer = self.lasting_ns == 0;
+        let settles = has_newcomer || now_ns.saturating_sub(self.lasting_ns) >= share::RENEW_NS;
+        if settles {
             self.settle_what_lasts(now_ns, pace);
         }
-        let (rates, short) = self.rates(pace, |member| member.hungry);
-        for ((seat, member), rate) in self.members.iter_mut().zip(rates) {
+        let rates = if settles && !has_newcomer && self.members.len() > DISKS {
+            self.members.values().map(|member| member.given * pace / before).collect()
+        } else {
+            let (rates, short) = self.rates(pace, |member| member.hungry);
+            self.short = short;
+            rates
+        };
+        for ((seat, member), rate) in self.members.iter_mut().zip::<Vec<f64>>(rates) {
+            member.given = rate;
             let (rate, lasting_rate) = (Grant::rate_of(rate), Grant::rate_of(member.lasting));
             let age_ns = now_ns.saturating_sub(member.grant.since_ns);
             if rate != member.grant.rate || age_ns >= share::RENEW_NS {
@@ -337,7 +353,7 @@ impl Planner {
                 tell(seat.id, member.grant);
             }
         }
-        short
+        self.short
     }
 
     /// What every disk is to have for as long as nobody plans, of what can be given out for ever.

@@ -210,6 +210,24 @@ fn a_slower_device_is_shared_alike() {
     assert!(share_error(&tenants, &got) < 0.02, "{}", share_error(&tenants, &got));
 }
 
+/// A fifth of the device is promised to one of a hundred; it gets three times slower, so that the fifth is three of its fifths then. From a
+/// tenth of a second on the promise is kept in every tenth: what the device does now was learnt by halves before, and a probe, which gives
+/// out half, cut the promise as well (worst tenth 81 %).
+#[test]
+fn a_promise_outlives_a_device_that_gets_slower() {
+    for seed in 1..4 {
+        let mut tenants = vec![Tenant { reserve_iops: 20_000, ..Tenant::reading(1, 64) }];
+        tenants.extend((0..99).map(|_| Tenant::reading(1000, 8)));
+        let device = Device { slow_ns: Some((5 * SECOND, 7 * SECOND)), ..DEVICE };
+        let (got, _) = run(&tenants, device, Ours::new(&tenants), seed, 5 * SECOND, 7 * SECOND);
+        let mut tenths = [0; 20];
+        for (at, _) in &got[0].done {
+            tenths[usize::try_from((at - 5 * SECOND) / (SECOND / 10)).unwrap()] += 1;
+        }
+        assert!(tenths[1..].iter().all(|done| *done >= 1_900), "seed {seed}: {tenths:?}");
+    }
+}
+
 /// A disk of a hundred requests a second, as a hard disk is, does one in two plans. Seen on real Xen: one in 5 ms was taken for a rate
 /// of two hundred, the window grew beyond what anybody had outstanding, and 4:1 became 2:1.
 #[test]

@@ -134,7 +134,7 @@ fn qemu(systemd: bool, images: &Images, share: &Path, serial: &str) -> Result<Co
         drive(&mut command, &share::empty_disk(share, name, mib)?, "discard=unmap");
     }
     // One that is slow on purpose, for who shares it.
-    drive(&mut command, &share::empty_disk(share, "slow", 256)?, "throttling.iops-total=50");
+    drive(&mut command, &share::empty_disk(share, "slow", 256)?, "throttling.iops-total=30");
     // dom0's own system once more, for a driver domain.
     drive(&mut command, &images.file("dom0.img"), "snapshot=on");
     command.env("TMPDIR", share);
