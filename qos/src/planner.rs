@@ -110,8 +110,9 @@ struct Member {
     active: bool,
     /// What it is thought to want at most, work a second.
     most: f64,
-    /// What it is given, and what is to stand if nobody plans any more, work a second.
+    /// What it is given, work a second.
     given: f64,
+    /// What is to stand if nobody plans any more, work a second.
     lasting: f64,
     /// Mean cost of a request.
     cost_ns: f64,
@@ -337,14 +338,14 @@ impl Planner {
         if settles {
             self.settle_what_lasts(now_ns, pace);
         }
-        let rates = if settles && !has_newcomer && self.members.len() > DISKS {
+        let rates: Vec<f64> = if settles && !has_newcomer && self.members.len() > DISKS {
             self.members.values().map(|member| member.given * pace / before).collect()
         } else {
             let (rates, short) = self.rates(pace, |member| member.hungry);
             self.short = short;
             rates
         };
-        for ((seat, member), rate) in self.members.iter_mut().zip::<Vec<f64>>(rates) {
+        for ((seat, member), rate) in self.members.iter_mut().zip(rates) {
             member.given = rate;
             let (rate, lasting_rate) = (Grant::rate_of(rate), Grant::rate_of(member.lasting));
             let age_ns = now_ns.saturating_sub(member.grant.since_ns);

@@ -241,7 +241,7 @@ pub enum Model {
 }
 
 impl Model {
-    /// What a device is taken for that says of itself whether it has heads. Most virtual drives say that they have, whatever they are.
+    /// What a device is taken for that says of itself whether it has heads. QEMU's virtio drives say that they have.
     #[must_use]
     pub const fn of(self, rotational: bool) -> Self {
         match (self, rotational) {
