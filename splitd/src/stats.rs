@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
+use worker::clock::monotonic_ns;
 use worker::counters::{self, Snapshot};
 
 use crate::id::{self, DeviceId};
 use crate::report::Row;
 
-/// Of all devices, or of one. A device that was never connected has no counters.
+/// Of all devices, or of one. `at_ns` is when its counters were read, ns since the host's start (`CLOCK_MONOTONIC`): a rate
+/// is what lies between two answers over what lies between their times, however long each took to ask for. A device that was
+/// never connected has no counters.
 #[must_use]
 pub fn all(run_dir: &Path, rows: &[Row], only: Option<DeviceId>) -> Value {
     let chosen = rows.iter().filter(|row| only.is_none() || row.id() == only);
@@ -35,7 +38,9 @@ fn device(run_dir: &Path, id: DeviceId, row: &Row) -> Value {
     let mut figures = Map::new();
     figures.insert("device".to_owned(), json!(row.device));
     figures.insert("domain".to_owned(), json!(row.domain));
-    match counters::read(&path) {
+    let snapshot = counters::read(&path);
+    figures.insert("at_ns".to_owned(), json!(monotonic_ns()));
+    match snapshot {
         Ok(snapshot) => {
             add_sums(&mut figures, &snapshot);
             let queues: Vec<_> = snapshot.queues.iter().map(|queue| json!(queue.counters)).collect();

@@ -2,29 +2,22 @@
 # backends: splitd
 # limit: 1500
 
-# done_so_far FIELD VDEV…: requests (or bytes) that these disks of guest g have answered.
-done_so_far() {
-  local field=$1 vdev
-  shift
-  for vdev in "$@"; do splitctl stats "vbd/g/$vdev"; done |
-    tr ' ' '\n' | awk -F= -v f="$field" '$1 == "read_" f || $1 == "write_" f {sum += $2} END {print sum + 0}'
+# held WHAT WANTED FIELDS "VDEV…" [COMMAND…]: while the command runs, these disks of guest g together do that much each second.
+held() {
+  local what=$1 wanted=$2 vdev devices=
+  for vdev in $4; do devices="$devices vbd/g/$vdev"; done
+  COUNTERS=("(read|write)_$3$devices")
+  rates "${@:5}"
+  note "$what: ${RATES[0]}, asked for $wanted; dom0's processor $CPU_PERCENT %"
+  [ "$CPU_PERCENT" -lt 70 ] || fail "$what: dom0's processor is the bottleneck: $CPU_PERCENT % of it used"
+  awk -v m="${RATES[0]}" -v w="$wanted" 'BEGIN {exit !(m >= w * 0.98 && m <= w * 1.02)}' || fail "$what: ${RATES[0]}, asked for $wanted"
 }
-now() { awk '{print $1}' /proc/uptime; }
-# rate SECONDS FIELD VDEV…: what they did each second, over that time; looked at again while splitd is away.
-rate() {
-  local seconds=$1 from to a b
-  shift
-  must_within 30 splitd_answers
-  a=$(done_so_far "$@") from=$(now)
-  sleep "$seconds"
-  must_within 30 splitd_answers
-  b=$(done_so_far "$@") to=$(now)
-  awk -v d=$((b - a)) -v from="$from" -v to="$to" 'BEGIN {printf "%.2f", d / (to - from)}'
-}
-# within WHAT MEASURED WANTED
-within() {
-  note "$1: $2, asked for $3"
-  awk -v m="$2" -v w="$3" 'BEGIN {exit !(m >= w * 0.98 && m <= w * 1.02)}' || fail "$1: $2, asked for $3"
+# has_done VDEV N: whether the disk has done more requests than that.
+has_done() { [ "$(counted '(read|write)_requests' "vbd/g/$1" | cut -d' ' -f1)" -gt "$2" ]; }
+stopped() {
+  pkill -STOP -x splitd
+  sleep "$1"
+  pkill -CONT -x splitd
 }
 policy() {
   printf 'version = 1\n[[domain]]\nmatch.name = "g"\n%s\n' "$1" > /etc/splitd/policy.toml
@@ -33,7 +26,7 @@ policy() {
 load() { guest_job g "$1" "fio --eta=never --name=load --ioengine=libaio --direct=1 --filename=/dev/$1 --size=32M --rw=randrw --bs=$2 --iodepth=16 --numjobs=$3 --time_based --runtime=3600"; }
 
 scenario() {
-  local vcpus pid
+  local vcpus pid disks='xvda xvdb xvdc'
   for vcpus in 1 4; do
     rm -f /etc/splitd/policy.toml
     splitctl policy reload > /dev/null
@@ -41,27 +34,22 @@ scenario() {
     must_within 60 guest_run g 'test -b /dev/xvdc'
     policy 'disk = { total_iops_max = 100 }'
     load xvdb 16k "$vcpus"
-    must_within 60 eval '[ "$(done_so_far requests xvdb)" -gt 50 ]'
-    within "100 IOPS, $vcpus vCPUs" "$(rate 20 requests xvda xvdb)" 100
+    must_within 60 has_done xvdb 50
+    held "100 IOPS, $vcpus vCPUs" 100 requests 'xvda xvdb' sleep 20
     load xvdc 16k "$vcpus"
-    must_within 60 eval '[ "$(done_so_far requests xvdc)" -gt 50 ]'
-    within "100 IOPS, $vcpus vCPUs, two disks together" "$(rate 20 requests xvda xvdb xvdc)" 100
+    must_within 60 has_done xvdc 50
+    held "100 IOPS, $vcpus vCPUs, two disks together" 100 requests "$disks" sleep 20
     if [ "$vcpus" = 4 ]; then
       for pid in $(workers); do kill -9 "$pid"; done
-      within '100 IOPS after kill -9 of all workers' "$(rate 20 requests xvda xvdb xvdc)" 100
+      held '100 IOPS after kill -9 of all workers' 100 requests "$disks" sleep 20
       pkill -9 -x splitd
       splitd_start
-      within '100 IOPS after kill -9 of splitd' "$(rate 20 requests xvda xvdb xvdc)" 100
-      a=$(done_so_far requests xvda xvdb xvdc) from=$(now)
-      pkill -STOP -x splitd
-      sleep 20
-      pkill -CONT -x splitd
-      b=$(done_so_far requests xvda xvdb xvdc)
-      within '100 IOPS while splitd is stopped' "$(awk -v d=$((b - a)) -v from="$from" -v to="$(now)" 'BEGIN {printf "%.2f", d / (to - from)}')" 100
+      held '100 IOPS after kill -9 of splitd' 100 requests "$disks" sleep 20
+      held '100 IOPS while splitd is stopped' 100 requests "$disks" stopped 20
     fi
     policy 'disk = { total_bytes_max = "1MiB/s" }'
     sleep 2
-    within "1 MiB/s, $vcpus vCPUs, two disks together" "$(rate 20 bytes xvda xvdb xvdc)" 1048576
+    held "1 MiB/s, $vcpus vCPUs, two disks together" 1048576 bytes "$disks" sleep 20
     rm -f /etc/splitd/policy.toml
     splitctl policy reload
     xl destroy g

@@ -5,25 +5,13 @@
 # The disk is the bottleneck, not dom0's processor: its use is noted with each measurement and has a limit. As slow as the disk is,
 # an emulated dom0 has time to spare; 20 s of it are six hundred requests, so one more or less is far below the tolerance.
 IOPS=30
-requests() { splitctl stats "vbd/$1/xvdb" | tr ' ' '\n' | awk -F= '$1 == "read_requests" || $1 == "write_requests" {sum += $2} END {print sum + 0}'; }
-now() { awk '{print $1}' /proc/uptime; }
-# What dom0 has used of processors, s, and when.
-dom0_cpu() { echo "$(xl list Domain-0 | awk 'END {print $NF}') $(now)"; }
+COUNTERS=('(read|write)_requests vbd/a/xvdb' '(read|write)_requests vbd/b/xvdb')
 # measured WHAT COMMAND…: how many requests a and b did while the command ran, each second: RATE_A, RATE_B.
 measured() {
-  local a b from cpu seconds
-  # To ask takes seconds here. Each is asked for as long after the command as it was before, so all count over the same time; dom0's
-  # processor is looked at without that.
-  from=$(now) a=$(requests a) b=$(requests b) cpu=$(dom0_cpu)
-  "${@:2}"
-  cpu=$(awk -v from="$cpu" -v to="$(dom0_cpu)" 'BEGIN {split(from, a); split(to, b); printf "%.0f", (b[1] - a[1]) * 100 / (b[2] - a[2])}')
-  seconds=$(now)
-  a=$(($(requests a) - a)) b=$(($(requests b) - b))
-  seconds=$(awk -v from="$from" -v to="$seconds" 'BEGIN {print to - from}')
-  RATE_A=$(awk -v n="$a" -v s="$seconds" 'BEGIN {printf "%.2f", n / s}')
-  RATE_B=$(awk -v n="$b" -v s="$seconds" 'BEGIN {printf "%.2f", n / s}')
-  note "$1: a $RATE_A, b $RATE_B IOPS over $seconds s; dom0's processor $cpu %"
-  [ "$cpu" -lt 70 ] || fail "$1: dom0's processor is the bottleneck: $cpu % of it used"
+  rates "${@:2}"
+  RATE_A=${RATES[0]} RATE_B=${RATES[1]}
+  note "$1: a $RATE_A, b $RATE_B IOPS; dom0's processor $CPU_PERCENT %"
+  [ "$CPU_PERCENT" -lt 70 ] || fail "$1: dom0's processor is the bottleneck: $CPU_PERCENT % of it used"
 }
 ratio_within() { awk -v a="$RATE_A" -v b="$RATE_B" -v w="$1" 'BEGIN {exit !(a >= b * w * 0.95 && a <= b * w * 1.05)}'; }
 # shared WHAT WANTED [COMMAND…]: what a got over what b got.

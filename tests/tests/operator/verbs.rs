@@ -191,6 +191,10 @@ fn json_keeps_its_form() {
         figures["histograms"]["read_ns"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).sum();
     assert_eq!(counted, figures["read_requests"].as_u64().unwrap());
     assert!(figures["read_time_ns"].as_u64().unwrap() > 0 && figures["queues"].is_array());
+    // The clock that all of a host share: what lies between two answers over the time between them is a rate.
+    let at_ns = figures["at_ns"].as_u64().unwrap();
+    let again = ask("stats --json vbd/5/xvda")["devices"][0]["at_ns"].as_u64().unwrap();
+    assert!(at_ns < again && again < worker::clock::monotonic_ns(), "{at_ns} {again}");
     let top = ask("top --json -d 1 -i 1");
     let disk_keys = "device domain errors latency_p50_ns latency_p99_ns queue_depth read_iops read_mib_s status write_iops \
          write_mib_s";
