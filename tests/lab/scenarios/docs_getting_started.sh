@@ -23,6 +23,8 @@ scenario() {
   # xl is told that the guest has stopped; its own process then takes the domain away.
   must_within 60 guest_gone web1
   splitctl handback
+  # What comes next in this dom0 is splitd's.
+  rmmod xen-blkback xen-netback
   printf 'install xen-%s /bin/true\n' blkback netback > /etc/modprobe.d/lab.conf
 }
 # page_blocks FILE: each shell block that is marked for the lab, as a file of its own below /run/lab/page.

@@ -17,6 +17,9 @@ scenario() {
   splitctl handback || fail "splitctl handback failed"
   for module in blkback netback; do
     modprobe -n "xen-$module" | grep -q false && fail "the rule for xen-$module is left after handback"
+    expect "xen-$module is not loaded after handback" grep -q "^xen_$module" /proc/modules
+    # What comes next in this dom0 is splitd's.
+    rmmod "xen-$module"
   done
   printf 'install xen-%s /bin/true\n' blkback netback > /etc/modprobe.d/lab.conf
 }
