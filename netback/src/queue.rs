@@ -184,6 +184,8 @@ pub(crate) struct Queue<G: GrantTable, E> {
     /// What this turn goes by.
     limits: Limits,
     empty_wakeups: u32,
+    /// An event came, and nothing was done since.
+    woken: bool,
     held_since_ns: Option<u64>,
     now_ns: u64,
     worked: bool,
@@ -226,13 +228,13 @@ impl<G: GrantTable, E: EventChannel> Serve for Queue<G, E> {
         self.notify(notify);
         self.figures.set(Counter::HeldFrames, self.to_guest.held.len());
         if self.worked {
-            self.empty_wakeups = 0;
+            (self.empty_wakeups, self.woken) = (0, false);
             return Ok(Next::Again);
         }
         if self.more_to_send()? || self.more_slots()? {
             return Ok(Next::Again);
         }
-        if self.channels.iter().flatten().any(|c| c.waiting) && self.held_since_ns.is_none() {
+        if std::mem::take(&mut self.woken) && self.held_since_ns.is_none() {
             self.empty_wakeups = self.empty_wakeups.saturating_add(1);
             self.figures.add(Counter::EmptyWakeups, 1);
         }
@@ -263,6 +265,7 @@ impl<G: GrantTable, E: EventChannel> Serve for Queue<G, E> {
                 Pending::None => {}
                 Pending::Event | Pending::Overflow => {
                     channel.waiting = true;
+                    self.woken = true;
                     self.figures.add(Counter::Wakeups, 1);
                 }
             }

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::lab::{self, Backend, Store, Tally, Xen};
 use crate::{apt, command, dist};
@@ -23,16 +23,16 @@ pub(crate) fn run(no_lab: bool, yes: bool) -> Result<()> {
     let step = |what: &str| println!("== {what} ({} s)", began.elapsed().as_secs());
     step("format");
     command::run(command::cargo().args(["fmt", "--all", "--check"]))?;
-    step("lints");
-    command::run(command::cargo().args([
-        "clippy",
-        "--quiet",
-        "--workspace",
-        "--all-targets",
-        "--",
-        "-D",
-        "warnings",
-    ]))?;
+    // Images are mostly downloads and one process after another: they are made beside what the compilers leave idle.
+    std::thread::scope(|scope| {
+        let images = scope.spawn(|| if no_lab { Ok(()) } else { lab::build_images() });
+        step("lints");
+        let lints = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"];
+        command::run(command::cargo().args(lints))?;
+        step("build");
+        command::run(command::cargo().args(["test", "--quiet", "--workspace", "--no-run"]))?;
+        images.join().map_err(|_| anyhow!("building the lab's images panicked"))?
+    })?;
     step("tests without Xen");
     let mut without = counted(command::cargo().args(["test", "--workspace", "--no-fail-fast"]))?;
     step("a worker killed at each crash point, disks that fail on command");

@@ -134,6 +134,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             to_guest,
             limits: Limits::default(),
             empty_wakeups: 0,
+            woken: false,
             held_since_ns: None,
             now_ns: 0,
             worked: false,

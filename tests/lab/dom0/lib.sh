@@ -163,6 +163,14 @@ guest_job() {
 }
 guest_job_done() { guest_run "$1" "test -e /run/$2.status"; }
 guest_job_output() { guest_run "$1" "cat /run/$2.out; exit \$(cat /run/$2.status)"; }
+# guest_fio_end NAME ID…: ends every fio in the guest; these were the jobs that ran them.
+guest_fio_end() {
+  local name=$1 job
+  shift
+  guest_run "$name" 'for it in /proc/[0-9]*; do [ "$(cat "$it/comm" 2> /dev/null)" != fio ] || kill "${it#/proc/}"; done'
+  for job in "$@"; do must_within 60 guest_job_done "$name" "$job"; done
+  for job in "$@"; do guest_run "$name" "rm /run/$job.*"; done
+}
 guest_gone() { ! xl domid "$1" > /dev/null 2>&1; }
 # guest_stop NAME: a shutdown from inside, waited for.
 guest_stop() {
@@ -382,13 +390,13 @@ tcp_stream_end() {
   STREAM_BYTES=$(cat /run/lab/sent.len)
   rm /srv/tcp.data
 }
-# iperf NAME ADDRESS SECONDS [OPTION…]: from the guest to dom0's ADDRESS; prints the receiver's Mbit/s.
+# iperf NAME ADDRESS SECONDS [OPTION…]: from the guest to dom0's ADDRESS; prints the receiver's kbit/s.
 iperf() {
   local name=$1 address=$2 seconds=$3 said
   shift 3
   iperf3 -s -1 -B "$address" > /run/lab/iperf.log 2>&1 &
   must_within 60 eval "ss -ltn | grep -q ':5201 '"
-  said=$(RUN_SECONDS=$((seconds * 4 + 60)) guest_run "$name" "iperf3 -c $address -t $seconds -f m $* 2>&1") || fail "iperf3 $*: $(tail -3 <<< "$said")"
+  said=$(RUN_SECONDS=$((seconds * 4 + 60)) guest_run "$name" "iperf3 -c $address -t $seconds -f k $* 2>&1") || fail "iperf3 $*: $(tail -3 <<< "$said")"
   wait $!
   awk '/receiver/ {print int($(NF - 2)); exit}' <<< "$said"
 }

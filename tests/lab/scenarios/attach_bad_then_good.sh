@@ -1,6 +1,6 @@
 # says: attach of a bad target, detach, attach of a good one: an error with its text, then a disk
 # acceptance: 9
-# core: yes
+# core: 4.17
 # backends: splitd
 scenario() {
   local said

@@ -1,6 +1,6 @@
 # says: a guest's root disk is a raw file; it boots, reads, writes; no loop device, no kernel backend
 # acceptance: 1
-# core: yes
+# core: 4.17 4.20
 # backends: splitd kernel qdisk
 scenario() {
   guest_start g "$(disk xvda "$(root_image g)")"

@@ -1,6 +1,6 @@
 # says: xl destroy under full disk and network I/O: gone at once, no zombie, and what the guest saw completed is in the image
 # acceptance: 20
-# core: yes
+# core: 4.20
 scenario() {
   local file id server
   file=$(image data 64)

@@ -1,6 +1,6 @@
 # says: block-detach of an idle disk: closes in order, its directories are gone, its worker ended
 # acceptance: 11
-# core: yes
+# core: 4.20
 scenario() {
   local back front
   guest_start g "$(disk xvda "$(root_image g)")"

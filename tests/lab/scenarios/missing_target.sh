@@ -1,6 +1,6 @@
 # says: create with a target that is not there is refused at once, in words that name it, and leaves nothing
 # acceptance: 4
-# core: yes
+# core: 4.17
 # backends: splitd
 scenario() {
   local said

@@ -33,14 +33,19 @@ load() {
 }
 
 scenario() {
-  local victim pid
+  local victim pid subnet
   SERVERS=()
   network
   network 1
   rm -f /etc/splitd/policy.toml
-  MEMORY=512 VCPUS=4 VIFS="$(vif 2 rate=4Mb/s),$(vif 3 | sed s/xenbr0/xenbr1/)" guest_start g "$(disk xvda "$(root_image g)")"
+  MEMORY=512 VCPUS=4 VIFS="$(vif 2 rate=4Mb/s mtu=9000),$(vif 3 mtu=9000 | sed s/xenbr0/xenbr1/)" guest_start g "$(disk xvda "$(root_image g)")"
   guest_net g 2
   guest_net g 3 1
+  # Few, long frames: the caps are to be the limit, not what an emulated dom0 does for each frame.
+  for subnet in 0 1; do
+    ip link set "xenbr$subnet" mtu 9000
+    guest_run g "ip link set eth$subnet mtu 9000"
+  done
   guest_run g 'test "$(ls -d /sys/class/net/eth0/queues/tx-* | wc -l)" = 4' || fail "not four queues"
 
   # Rates that the emulator carries without them, too.

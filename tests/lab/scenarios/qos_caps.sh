@@ -2,6 +2,8 @@
 # backends: splitd
 # limit: 1500
 
+# That a cap is reached is what shows that nothing else is the limit; of dom0's processor an emulator takes much for little, and it is
+# noted.
 # held WHAT WANTED FIELDS "VDEV…" [COMMAND…]: while the command runs, these disks of guest g together do that much each second.
 held() {
   local what=$1 wanted=$2 vdev devices=
@@ -9,11 +11,10 @@ held() {
   COUNTERS=("(read|write)_$3$devices")
   rates "${@:5}"
   note "$what: ${RATES[0]}, asked for $wanted; dom0's processor $CPU_PERCENT %"
-  [ "$CPU_PERCENT" -lt 70 ] || fail "$what: dom0's processor is the bottleneck: $CPU_PERCENT % of it used"
   awk -v m="${RATES[0]}" -v w="$wanted" 'BEGIN {exit !(m >= w * 0.98 && m <= w * 1.02)}' || fail "$what: ${RATES[0]}, asked for $wanted"
 }
-# has_done VDEV N: whether the disk has done more requests than that.
-has_done() { [ "$(counted '(read|write)_requests' "vbd/g/$1" | cut -d' ' -f1)" -gt "$2" ]; }
+done_by() { counted '(read|write)_requests' "vbd/g/$1" | cut -d' ' -f1; }
+has_done() { [ "$(done_by "$1")" -gt "$2" ]; }
 stopped() {
   pkill -STOP -x splitd
   sleep "$1"
@@ -23,21 +24,25 @@ policy() {
   printf 'version = 1\n[[domain]]\nmatch.name = "g"\n%s\n' "$1" > /etc/splitd/policy.toml
   splitctl policy reload
 }
-load() { guest_job g "$1" "fio --eta=never --name=load --ioengine=libaio --direct=1 --filename=/dev/$1 --size=32M --rw=randrw --bs=$2 --iodepth=16 --numjobs=$3 --time_based --runtime=3600"; }
+# load VDEV BLOCK JOBS: until it is ended; seen to begin.
+load() {
+  local before
+  before=$(done_by "$1")
+  guest_job g "$1" "fio --eta=never --name=load --ioengine=libaio --direct=1 --filename=/dev/$1 --size=32M --rw=randrw --bs=$2 --iodepth=16 --numjobs=$3 --time_based --runtime=3600"
+  must_within 60 has_done "$1" $((before + 20))
+}
 
 scenario() {
   local vcpus pid disks='xvda xvdb xvdc'
   for vcpus in 1 4; do
     rm -f /etc/splitd/policy.toml
     splitctl policy reload > /dev/null
-    VCPUS=$vcpus guest_start g "$(disk xvda "$(root_image g)")" "$(disk xvdb "$(image b 64)")" "$(disk xvdc "$(image c 64)")"
+    VCPUS=$vcpus guest_start g "$(disk xvda "$(root_image g)")" "$(disk xvdb "$(volume b 64)")" "$(disk xvdc "$(volume c 64)")"
     must_within 60 guest_run g 'test -b /dev/xvdc'
     policy 'disk = { total_iops_max = 100 }'
-    load xvdb 16k "$vcpus"
-    must_within 60 has_done xvdb 50
+    load xvdb 4k "$vcpus"
     held "100 IOPS, $vcpus vCPUs" 100 requests 'xvda xvdb' sleep 20
-    load xvdc 16k "$vcpus"
-    must_within 60 has_done xvdc 50
+    load xvdc 4k "$vcpus"
     held "100 IOPS, $vcpus vCPUs, two disks together" 100 requests "$disks" sleep 20
     if [ "$vcpus" = 4 ]; then
       for pid in $(workers); do kill -9 "$pid"; done
@@ -47,8 +52,10 @@ scenario() {
       held '100 IOPS after kill -9 of splitd' 100 requests "$disks" sleep 20
       held '100 IOPS while splitd is stopped' 100 requests "$disks" stopped 20
     fi
+    guest_fio_end g xvdb xvdc
     policy 'disk = { total_bytes_max = "1MiB/s" }'
-    sleep 2
+    load xvdb 64k "$vcpus"
+    load xvdc 64k "$vcpus"
     held "1 MiB/s, $vcpus vCPUs, two disks together" 1048576 bytes "$disks" sleep 20
     rm -f /etc/splitd/policy.toml
     splitctl policy reload

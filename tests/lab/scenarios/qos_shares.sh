@@ -29,11 +29,7 @@ policy() {
 domain() { printf '[[domain]]\nmatch.name = "%s"\n%s\n' "$1" "$2"; }
 FIO='fio --eta=never --name=load --ioengine=libaio --direct=1 --filename=/dev/xvdb'
 load() { guest_job "$1" load "$FIO --rw=randread --bs=4k --iodepth=32 --time_based --runtime=3600"; }
-unload() {
-  guest_run "$1" 'for it in /proc/[0-9]*; do [ "$(cat "$it/comm" 2> /dev/null)" != fio ] || kill "${it#/proc/}"; done'
-  must_within 60 guest_job_done "$1" load
-  guest_run "$1" 'rm /run/load.*'
-}
+unload() { guest_fio_end "$1" load; }
 # Both guests' two disks.
 all_are_served() { [ "$(splitctl list | grep -c 'worker=serving')" -eq 4 ]; }
 stopped() {

@@ -1,5 +1,5 @@
 # says: grants, event channels and the kernel's xenstore device keep what the seam promises; dom0 plays both sides
-# core: yes
+# core: 4.17 4.20
 # backends: splitd
 # limit: 300
 scenario() {

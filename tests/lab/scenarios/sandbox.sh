@@ -1,5 +1,5 @@
 # says: what a worker's sandbox refuses, in dom0: each act is seen to succeed outside of it first
-# core: yes
+# core: 4.20
 # backends: splitd
 # limit: 300
 

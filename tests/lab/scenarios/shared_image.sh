@@ -1,6 +1,6 @@
 # says: a second guest on the same writable image is refused in clear words; two readers may share
 # acceptance: 25
-# core: yes
+# core: 4.17
 # backends: splitd
 scenario() {
   local file said

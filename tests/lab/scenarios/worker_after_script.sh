@@ -1,5 +1,5 @@
 # says: no worker exists before the disk's hotplug script ran, exactly one after, none when the disk is gone
-# core: yes
+# core: 4.17
 # backends: splitd
 scenario() {
   local file back

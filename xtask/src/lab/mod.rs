@@ -164,7 +164,10 @@ pub(crate) fn run(args: Args) -> Result<()> {
         Action::List => return scenario::list(&known),
         Action::Shell => (Vec::new(), false),
         Action::Run { all: true, .. } => (known.into_iter().filter(|one| !one.bench).collect(), true),
-        Action::Run { core: true, .. } => (known.into_iter().filter(|one| one.core).collect(), false),
+        Action::Run { core: true, .. } => {
+            let xen = args.xen.unwrap_or(Xen::V4_17);
+            (known.into_iter().filter(|one| one.core.contains(&xen)).collect(), false)
+        }
         Action::Run { names, .. } => (scenario::pick(known, names)?, false),
     };
     install_missing(args.yes)?;
@@ -248,6 +251,11 @@ pub(crate) fn images_built() -> Result<bool> {
     Xen::ALL.into_iter().try_fold(true, |built, xen| Ok(built && image::is_built(xen)?))
 }
 
+/// Makes the images of every Xen that are not there yet.
+pub(crate) fn build_images() -> Result<()> {
+    Xen::ALL.into_iter().try_for_each(|xen| image::ready(xen).map(drop))
+}
+
 /// Runs a benchmark's scenario on `xen`, which finds `env` in its shell, and gives back its rows, one JSON object a line.
 pub(crate) fn bench(xen: Xen, scenario: &str, env: &str, yes: bool) -> Result<String> {
     install_missing(yes)?;
@@ -274,7 +282,7 @@ pub(crate) fn bench(xen: Xen, scenario: &str, env: &str, yes: bool) -> Result<St
 /// The core scenarios in one boot.
 pub(crate) fn core(xen: Xen, store: Store, backend: Backend, deb: &Path) -> Result<Tally> {
     let chosen: Vec<Scenario> =
-        scenario::load()?.into_iter().filter(|one| one.core && !one.systemd).collect();
+        scenario::load()?.into_iter().filter(|one| one.core.contains(&xen) && !one.systemd).collect();
     let mut tally = Tally::default();
     for plan in plans_for(xen, store, backend, &chosen, true) {
         let result = run_plan(&plan, Some(deb))?;

@@ -16,8 +16,8 @@ pub(crate) struct Scenario {
     pub(crate) says: String,
     /// Numbers of the acceptance scenarios it covers.
     pub(crate) acceptance: Vec<u8>,
-    /// Whether `cargo xtask test` runs it.
-    pub(crate) core: bool,
+    /// On which `cargo xtask test` runs it.
+    pub(crate) core: Vec<Xen>,
     /// Whether it measures rather than tests: run by name and by `cargo xtask bench` only.
     pub(crate) bench: bool,
     pub(crate) backends: Vec<Backend>,
@@ -79,7 +79,7 @@ fn parse(name: &str, text: &str) -> Result<Scenario> {
         name: name.to_owned(),
         says: String::new(),
         acceptance: Vec::new(),
-        core: false,
+        core: Vec::new(),
         bench: false,
         backends: vec![Backend::Splitd, Backend::Kernel],
         xens: Xen::ALL.to_vec(),
@@ -99,7 +99,7 @@ fn parse(name: &str, text: &str) -> Result<Scenario> {
                 scenario.acceptance =
                     words().map(str::parse).collect::<Result<_, _>>().with_context(|| format!("{line:?}"))?;
             }
-            "core" => scenario.core = value == "yes",
+            "core" => scenario.core = words().map(choice).collect::<Result<_>>()?,
             "bench" => scenario.bench = value == "yes",
             "backends" => scenario.backends = words().map(choice).collect::<Result<_>>()?,
             "xen" => scenario.xens = words().map(choice).collect::<Result<_>>()?,
@@ -130,12 +130,11 @@ pub(crate) fn list(known: &[Scenario]) -> Result<()> {
     println!("{:<26} {:<10} {:<5} says", "scenario", "acceptance", "core");
     for one in known {
         let numbers: Vec<String> = one.acceptance.iter().map(u8::to_string).collect();
-        let core = if one.core {
-            "core"
-        } else if one.bench {
-            "bench"
-        } else {
-            ""
+        let core = match one.core.as_slice() {
+            [] if one.bench => "bench",
+            [] => "",
+            [xen] => xen.version(),
+            _ => "both",
         };
         println!("{:<26} {:<10} {core:<5} {}", one.name, numbers.join(","), one.says);
     }
@@ -180,14 +179,14 @@ mod tests {
     /// A misspelt header line must not silently leave a scenario out of a run.
     #[test]
     fn headers_are_read_and_unknown_lines_refused() {
-        let text = "# says: boots\n# acceptance: 1 12\n# core: yes\n# xen: 4.20\n# backends: qdisk\n\nscenario() { :; }\n";
+        let text = "# says: boots\n# acceptance: 1 12\n# core: 4.17 4.20\n# xen: 4.20\n# backends: qdisk\n\nscenario() { :; }\n";
 
         let scenario = parse("boot", text).unwrap();
 
-        assert_eq!((scenario.acceptance, scenario.core), (vec![1, 12], true));
+        assert_eq!((scenario.acceptance, scenario.core), (vec![1, 12], Xen::ALL.to_vec()));
         assert_eq!((scenario.xens, scenario.backends), (vec![Xen::V4_20], vec![Backend::Qdisk]));
         assert!(parse("x", "# says: a\n# backend: qdisk\n").is_err());
-        assert!(parse("x", "# core: yes\n").is_err());
+        assert!(parse("x", "# core: 4.17\n").is_err());
     }
 
     /// Every acceptance number is in the list once, and no scenario cites one that is not.
