@@ -4,6 +4,7 @@
 //! the guest's orders about its `hash`, by which `steering` has the tap choose queues, and about its `static_grants`, through which
 //! pieces are copied without the grant table. Knows nothing of xenstore or of the toolstack.
 
+mod backlog;
 mod caps;
 pub mod checksum;
 pub mod control;

@@ -23,6 +23,7 @@ use xen_ring::{BackRing, Overrun};
 use xenbus::hv::{EventChannel, GrantCopy, GrantTable, Pending};
 use xenbus::memory::LocalMemory;
 
+use crate::backlog::Backlog;
 use crate::caps::Limits;
 use crate::figures::{Counter, Figures};
 use crate::hash::Hash;
@@ -156,6 +157,8 @@ struct ToGuest<M> {
     stalled: bool,
     /// When the tap may be read again, under the guest's caps.
     capped_until_ns: Option<u64>,
+    /// What waits in the tap meanwhile.
+    backlog: Backlog,
     /// The tap had nothing more.
     drained: bool,
 }

@@ -3,8 +3,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use worker::message::{Link, TAP_FD};
+use worker::wake;
 
 use crate::vnet::VNET_LEN;
 
@@ -78,6 +80,12 @@ impl TapQueue {
             Ok(_) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the other end of the wire is gone")),
             Err(_) => Self::failed(),
         }
+    }
+
+    /// Whether a frame waits.
+    pub fn has_frame(&self) -> io::Result<bool> {
+        let [waits] = wake::readable([Some(self.as_fd())], Duration::ZERO)?;
+        Ok(waits)
     }
 
     /// Writes a frame that begins with its header.

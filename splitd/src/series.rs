@@ -145,7 +145,12 @@ const VIF: &[Family] = &[
         "reason",
         "xen_netback_dropped_rx_frames_total",
         "Frames for the guest that it did not get",
-        &[("rx_unfit_frames", "unfit"), ("rx_late_frames", "late"), ("rx_filtered_frames", "filtered")],
+        &[
+            ("rx_unfit_frames", "unfit"),
+            ("rx_late_frames", "late"),
+            ("rx_backlog_frames", "backlog"),
+            ("rx_filtered_frames", "filtered"),
+        ],
     ),
     plain(
         "xen_netback_finished_checksums_total",

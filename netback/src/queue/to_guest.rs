@@ -15,6 +15,7 @@ use super::{
     AGE_LOOK, ARENA_LEN, Cutting, Direction, Held, MAX_COPIES, MAX_FRAMES, PAGE_LEN, Queue, RX_POLL, Stop,
     ToGuest, until,
 };
+use crate::backlog::Backlog;
 use crate::figures::Counter;
 use crate::hash;
 use crate::kept::Side;
@@ -56,13 +57,19 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
     }
 
     /// Whether the guest's caps let another frame in now.
-    fn may_receive(&mut self) -> bool {
+    fn may_receive(&mut self) -> Result<bool, Stop> {
         let at_ns = self.shared.caps.ready_at_ns(&self.limits, Way::ToGuest);
-        if at_ns > self.now_ns {
-            self.to_guest.capped_until_ns = Some(at_ns);
-            self.figures.add(Counter::RxCapWaits, 1);
+        if at_ns <= self.now_ns {
+            return Ok(true);
         }
-        self.to_guest.capped_until_ns.is_none()
+        self.to_guest.capped_until_ns = Some(at_ns);
+        self.figures.add(Counter::RxCapWaits, 1);
+        if self.tap.has_frame()? {
+            self.to_guest.backlog.stands(self.now_ns, at_ns - self.now_ns);
+        } else {
+            self.to_guest.backlog.emptied();
+        }
+        Ok(false)
     }
 
     pub(super) fn cap_wait(&self) -> Option<Duration> {
@@ -83,7 +90,7 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             if self.cut_one() {
                 continue;
             }
-            if !self.wants_frames() || self.to_guest.drained || !self.may_receive() {
+            if !self.wants_frames() || self.to_guest.drained || !self.may_receive()? {
                 break;
             }
             let to = &mut self.to_guest;
@@ -91,8 +98,14 @@ impl<G: GrantTable, E: EventChannel> Queue<G, E> {
             let Some(room) = to.memory.bytes_mut(at, LONGEST_LEN) else { break };
             let mut header = [0; VNET_LEN];
             match self.tap.read(&mut header, room)? {
+                Passed::Frame(_) if to.backlog.is_over(self.now_ns) => {
+                    self.figures.add(Counter::RxBacklog, 1)
+                }
                 Passed::Frame(len) => self.admit(header, at, len),
-                Passed::Blocked => to.drained = true,
+                Passed::Blocked => {
+                    to.drained = true;
+                    to.backlog.emptied();
+                }
                 // The tap is down, which passes.
                 Passed::Refused(_) => {
                     to.drained = true;
@@ -361,6 +374,7 @@ impl<M: xen_ring::SharedMemory> ToGuest<M> {
             short_since_ns: None,
             stalled: false,
             capped_until_ns: None,
+            backlog: Backlog::default(),
             drained: false,
         })
     }

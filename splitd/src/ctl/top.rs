@@ -178,13 +178,14 @@ impl Pair<'_> {
 
 const MIB: f64 = 1_048_576.0;
 const TIMES: [&str; 2] = ["read_ns", "write_ns"];
-const DROPS: [&str; 6] = [
+const DROPS: [&str; 7] = [
     "tx_refused_frames",
     "tx_unfit_frames",
     "tx_guarded_frames",
     "tx_tap_refused_frames",
     "rx_unfit_frames",
     "rx_late_frames",
+    "rx_backlog_frames",
 ];
 
 /// What happened between two looks. A device that was not there at the first has done nothing yet.
