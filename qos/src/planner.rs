@@ -90,10 +90,6 @@ impl Seat {
     fn of(id: MemberId, standing: &Standing) -> Self {
         Self { customer: standing.customer, domain: standing.domain, id }
     }
-
-    fn is_of_same_domain(&self, other: &Self) -> bool {
-        (self.customer, self.domain) == (other.customer, other.domain)
-    }
 }
 
 #[derive(Clone, Debug)]
@@ -108,8 +104,6 @@ struct Member {
     /// Work is asked for without an end: it waits, or was refused since the last look.
     hungry: bool,
     active: bool,
-    /// What it is thought to want at most, work a second.
-    most: f64,
     /// What it is given, work a second.
     given: f64,
     /// What is to stand if nobody plans any more, work a second.
@@ -182,7 +176,6 @@ impl Planner {
             demand: 0.0,
             hungry: false,
             active: false,
-            most: 0.0,
             given: 0.0,
             lasting: 0.0,
             cost_ns: 0.0,
@@ -257,19 +250,19 @@ impl Planner {
         let ops_per_rate =
             if is_paced { self.depth.window().ops / to_f64(Grant::rate_of(self.pace)) } else { 0.0 };
         let crowd = (!is_rationed).then_some(ops_per_rate);
-        let (mut done_ns, mut done_ops) = (0, 0);
+        let (mut done_ns, mut done_ops, mut active, mut hungry) = (0, 0, 0, false);
         for (seat, member) in &mut self.members {
             let grown = member.look(sample(seat.id), now_ns, seconds, crowd);
             done_ns += grown.done_ns;
             done_ops += grown.done_ops;
             self.sums.add(&grown);
+            active += usize::from(member.active);
+            hungry |= member.hungry;
         }
         let totals = self.sums;
         if done_ops > 0 || totals.in_flight_ops() > 0.0 {
             self.done.count([time_ns, done_ns, done_ops], self.depth.is_probing());
         }
-        let active = self.members.values().filter(|member| member.active).count();
-        let hungry = self.members.values().any(|member| member.hungry);
         if hungry {
             let rest = (-seconds / LASTING_OVER_S).exp();
             let [time_s, work] = self.sustained;
@@ -374,13 +367,19 @@ impl Planner {
     }
 
     /// The rate of each disk, in the members' order; and whether reserves had to be cut.
-    fn rates(&mut self, pace: f64, is_hungry: impl Fn(&Member) -> bool) -> (Vec<f64>, bool) {
-        for member in self.members.values_mut() {
-            member.most = if is_hungry(member) { f64::MAX / 1e6 } else { member.demand * HEADROOM };
-        }
-        let members: Vec<Seated<'_>> = self.members.iter().collect();
-        let customers: Vec<_> = members.chunk_by(|(a, _), (b, _)| a.customer == b.customer).collect();
-        let reserved: f64 = domains(&members).map(|disks| domain_vessel(disks, 1.0).least).sum();
+    fn rates(&self, pace: f64, is_hungry: impl Fn(&Member) -> bool) -> (Vec<f64>, bool) {
+        // Gone over several times, so it is to be small.
+        let disks = self.members.iter().map(|(seat, member)| Disk {
+            customer: seat.customer,
+            domain: seat.domain,
+            weights: member.standing.weights,
+            reserve_iops: member.standing.reserve_iops,
+            cost_ns: member.cost_ns,
+            most: if is_hungry(member) { f64::MAX / 1e6 } else { member.demand * HEADROOM },
+        });
+        let disks: Vec<Disk> = disks.collect();
+        let customers: Vec<&[Disk]> = disks.chunk_by(|a, b| a.customer == b.customer).collect();
+        let reserved: f64 = domains(&disks).map(|disks| domain_vessel(disks, 1.0).least).sum();
         // A probe gives out half of what the device does, from what nobody was promised.
         let able = if self.depth.is_probing() { pace.max(self.done.per_s) } else { pace };
         let most_reserved = able * self.max_reserved;
@@ -388,7 +387,7 @@ impl Planner {
         let scale = if reserved > most_reserved { most_reserved / reserved } else { 1.0 };
         let outer: Vec<_> = customers.iter().map(|disks| customer_vessel(disks, scale)).collect();
         let top = level_for(pace, &outer);
-        let mut rates = Vec::with_capacity(members.len());
+        let mut rates = Vec::with_capacity(disks.len());
         for (customer, vessel) in customers.iter().zip(&outer) {
             let amount = share_at(top, vessel, pace);
             // Nearly all customers have one domain on a device, and nearly all domains one disk.
@@ -400,7 +399,7 @@ impl Planner {
             let middle = level_for(amount, &vessels);
             for (disks, vessel) in domains(customer).zip(&vessels) {
                 let amount = share_at(middle, vessel, amount);
-                let vessels: Vec<_> = disks.iter().map(|(_, member)| member.vessel()).collect();
+                let vessels: Vec<_> = disks.iter().map(Disk::vessel).collect();
                 let bottom = level_for(amount, &vessels);
                 rates.extend(vessels.iter().map(|vessel| share_at(bottom, vessel, amount)));
             }
@@ -409,11 +408,26 @@ impl Planner {
     }
 }
 
-type Seated<'a> = (&'a Seat, &'a Member);
+/// What a plan goes by of a disk.
+struct Disk {
+    customer: u64,
+    domain: u64,
+    weights: [u32; 3],
+    reserve_iops: u64,
+    cost_ns: f64,
+    /// What it is thought to want at most, work a second.
+    most: f64,
+}
+
+impl Disk {
+    fn vessel(&self) -> Vessel {
+        Vessel { weight: self.weights[2].into(), least: 0.0, most: self.most }
+    }
+}
 
 /// Each domain's disks, of disks in order.
-fn domains<'a, 'b>(disks: &'a [Seated<'b>]) -> impl Iterator<Item = &'a [Seated<'b>]> {
-    disks.chunk_by(|(a, _), (b, _)| a.is_of_same_domain(b))
+fn domains(disks: &[Disk]) -> impl Iterator<Item = &[Disk]> {
+    disks.chunk_by(|a, b| (a.customer, a.domain) == (b.customer, b.domain))
 }
 
 /// The water's level, also where there is enough for all: then it stands as high as if the first wanted without an end.
@@ -427,18 +441,16 @@ fn share_at(level: f64, vessel: &Vessel, amount: f64) -> f64 {
     (level * vessel.weight).max(vessel.least).min(amount)
 }
 
-fn domain_vessel(disks: &[Seated<'_>], reserved: f64) -> Vessel {
-    let standing = disks.first().map(|(_, member)| &member.standing);
-    let weight = standing.map_or(1.0, |standing| standing.weights[1].into());
-    let most: f64 = disks.iter().map(|(_, member)| member.vessel().most).sum();
-    // In work: by what its requests cost of late.
-    let cost_ns = disks.iter().map(|(_, member)| member.cost_ns).fold(0.0, f64::max);
-    let reserve_iops = standing.map_or(0, |standing| standing.reserve_iops);
-    Vessel { weight, least: (to_f64(reserve_iops) * PROMISED * cost_ns * reserved).min(most), most }
+fn domain_vessel(disks: &[Disk], reserved: f64) -> Vessel {
+    let Some(first) = disks.first() else { return Vessel { weight: 1.0, least: 0.0, most: 0.0 } };
+    let most: f64 = disks.iter().map(|disk| disk.most).sum();
+    let cost_ns = disks.iter().map(|disk| disk.cost_ns).fold(0.0, f64::max);
+    let least = to_f64(first.reserve_iops) * PROMISED * cost_ns * reserved;
+    Vessel { weight: first.weights[1].into(), least: least.min(most), most }
 }
 
-fn customer_vessel(disks: &[Seated<'_>], reserved: f64) -> Vessel {
-    let weight = disks.first().map_or(1, |(_, member)| member.standing.weights[0]);
+fn customer_vessel(disks: &[Disk], reserved: f64) -> Vessel {
+    let weight = disks.first().map_or(1, |disk| disk.weights[0]);
     let nothing = Vessel { weight: weight.into(), least: 0.0, most: 0.0 };
     domains(disks).fold(nothing, |sum, disks| {
         let one = domain_vessel(disks, reserved);
@@ -480,10 +492,6 @@ impl Member {
             };
         }
         grown
-    }
-
-    fn vessel(&self) -> Vessel {
-        Vessel { weight: self.standing.weights[2].into(), least: 0.0, most: self.most }
     }
 }
 

@@ -69,9 +69,10 @@ scenario() {
   kept 'rx_max=4Mb/s after kill -9 of netback' 4000000 8 rx_bytes 0
   pkill -9 -x splitd
   splitd_start
-  # What splitctl qos set ended with splitd; the policy's 8 Mb/s hold again.
+  kept 'rx_max=4Mb/s after kill -9 of splitd' 4000000 8 rx_bytes 0
+  splitctl qos -d g --reset
   sleep 2
-  kept 'rx_max = 8Mb/s after kill -9 of splitd' 8000000 8 rx_bytes 0
+  kept 'rx_max = 8Mb/s of the policy again' 8000000 8 rx_bytes 0
 
   policy 'net.rx_max = "6Mb/s"'
   load 1 5203 -R
