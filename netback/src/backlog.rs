@@ -96,6 +96,7 @@ mod tests {
 
     /// Frames that wait, and frames carried, at the end of each ms in which the cap lets one pass, for a sender that sends one more in
     /// each round trip of 20 ms beside the queue, and half as many after a loss.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a window of hundreds
     fn sent(mut backlog: Option<Backlog>) -> (usize, usize) {
         let (mut queue, mut window, mut under_way, mut carried, mut most) =
             (0_usize, 10.0_f64, 0_usize, 0, 0);
