@@ -15,6 +15,8 @@ const MEMORY: u64 = 8;
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Backlog {
     since_ns: Option<u64>,
+    /// When the cap last held it back.
+    held_ns: u64,
     interval_ns: u64,
     next_ns: u64,
     dropped: u32,
@@ -28,6 +30,7 @@ impl Backlog {
 
     /// Something waits, as the cap lets nothing pass for `wait_ns`.
     pub(crate) fn stands(&mut self, now_ns: u64, wait_ns: u64) {
+        self.held_ns = now_ns;
         self.interval_ns = wait_ns.saturating_mul(FRAMES).max(INTERVAL_NS);
         if self.since_ns.is_none() {
             let is_again = now_ns.saturating_sub(self.next_ns) < self.interval_ns.saturating_mul(MEMORY);
@@ -39,6 +42,10 @@ impl Backlog {
 
     /// Whether the next frame is to be dropped.
     pub(crate) fn is_over(&mut self, now_ns: u64) -> bool {
+        // What is not held back by a cap any more waits for the guest or for us, and is not to be lost.
+        if now_ns.saturating_sub(self.held_ns) > self.interval_ns {
+            self.emptied();
+        }
         if self.since_ns.is_none() || now_ns < self.next_ns {
             return false;
         }
@@ -81,6 +88,14 @@ mod tests {
             }
         }
         assert_eq!(lost, [500, 1000, 1354, 1643, 1893]);
+    }
+
+    /// A cap that is taken away, or not reached any more, has nothing dropped.
+    #[test]
+    fn without_a_cap_nothing_is_lost() {
+        let mut backlog = Backlog::default();
+        (0..600).for_each(|ms| backlog.stands(ms * MS, MS));
+        assert!((1100..9000).all(|ms| !backlog.is_over(ms * MS)));
     }
 
     /// Where a frame takes a second, eight seconds of them are no backlog.
