@@ -1,6 +1,5 @@
 # says: create with eight disks and four interfaces: all connect, no hotplug script waits for another's worker
 # acceptance: 3
-# core: 4.17
 scenario() {
   local specs=() letter number
   for letter in b c d e f g h; do specs+=("$(disk "xvd$letter" "$(image "data-$letter" 16)")"); done

@@ -1,4 +1,4 @@
-# says: a vif on a stock bridge: ping, IPv6, 100 MiB over TCP both ways by checksum, iperf3 both ways; offloads on; no kernel backend
+# says: a vif on a stock bridge: ping, IPv6, 8 MiB over TCP both ways by checksum; offloads on; no kernel backend; one worker; nothing left
 # acceptance: 1
 # core: 4.17 4.20
 # limit: 900
@@ -14,8 +14,7 @@ scenario() {
   guest_run g 'ping -c 5 -i 0.1 -s 20000 10.9.0.1 > /run/ping; grep -q " 0% packet loss" /run/ping' || fail "ping of 20000 bytes: $(guest_run g 'tail -3 /run/ping')"
   guest_run g 'ping6 -c 5 -i 0.1 fd09:0::1' || fail "ping6 from the guest"
   expect "ping to the guest" busybox ping -c 5 -i 0.2 -q 10.9.0.2
-  tcp_file g 10.9.0.2 100
-  note "iperf3 guest to dom0: $(iperf g 10.9.0.1 5) kbit/s, dom0 to guest: $(iperf g 10.9.0.1 5 -R) kbit/s"
+  tcp_file g 10.9.0.2 8
   local feature
   for feature in scatter-gather rx-checksumming tx-checksumming tcp-segmentation-offload; do
     guest_run g "ethtool -k eth0 | grep -q '^$feature: on'" || fail "$feature is off in the guest"

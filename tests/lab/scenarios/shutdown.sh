@@ -1,6 +1,6 @@
 # says: xl shutdown -w: disks and interface close, no domain, node, tap or worker is left
 # acceptance: 18
-# core: 4.17 4.20
+# core: 4.17
 scenario() {
   local id
   network
