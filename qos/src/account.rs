@@ -1,6 +1,6 @@
 //! What a request takes from an account: which caps it is under, and how much of each. Knows nothing of where the clocks stand.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::cost::Op;
 use crate::gcra::{Clocks, Limit, UNITS_PER_OP};
@@ -9,6 +9,12 @@ use crate::policy::{Cap, NR_CAPS};
 
 /// Atomic words of an account: two clocks for each cap.
 pub const NR_CLOCKS: usize = 2 * NR_CAPS;
+/// After them, the word that says how far ahead the places of those that wait are given away; see [`take_place_ns`].
+pub const LINE: usize = NR_CLOCKS;
+/// All words of an account.
+pub const NR_WORDS: usize = NR_CLOCKS + 1;
+/// Places are given away so far ahead: one that nobody comes for any more, as its worker died, delays others by no more.
+const LINE_NS_MAX: u64 = 250_000_000;
 /// A discard of that many bytes is one write.
 const DISCARD_UNIT_BYTES: u64 = 8 << 20;
 
@@ -66,6 +72,31 @@ pub fn ready_at_ns<'a>(
         }
     }
     at_ns
+}
+
+/// Who has to wait until `at_ns`, as [`ready_at_ns`] told, gets a time of its own for it, so that not all that wait wake for each
+/// place there is. It is when to ask again, and no promise: what may pass is for the clocks to say.
+pub fn take_place_ns<'a>(
+    limits: &Limits,
+    op: Op,
+    len_bytes: u64,
+    counting: Counting,
+    at_ns: u64,
+    word: impl Fn(usize) -> &'a AtomicU64,
+) -> u64 {
+    let mut takes_ns = 0;
+    for cap in Cap::ALL {
+        let (i, limit) = (cap as usize, &limits[cap as usize]);
+        let clocks = Clocks { sustained: word(2 * i), burst: word(2 * i + 1) };
+        let units = units(cap, op, len_bytes, counting);
+        if limit.is_set() && units > 0 && limit.ready_at_ns(clocks) >= at_ns {
+            takes_ns = takes_ns.max(limit.takes_ns(clocks, units));
+        }
+    }
+    let place = |line: u64| line.clamp(at_ns, at_ns.saturating_add(LINE_NS_MAX));
+    let paid = |line: u64| Some(place(line).saturating_add(takes_ns));
+    // Never fails: the closure always has an answer.
+    word(LINE).fetch_update(Relaxed, Relaxed, paid).map_or(at_ns, place)
 }
 
 /// A request passes.

@@ -132,6 +132,14 @@ impl Limit {
         at.div_ceil(TICKS_PER_NS)
     }
 
+    /// How long the next place after so many units is away, ns, by the clock that is further ahead.
+    #[must_use]
+    pub fn takes_ns(&self, clocks: Clocks<'_>, units: u64) -> u64 {
+        let by_burst = self.burst.ready_at(clocks.burst) > self.sustained.ready_at(clocks.sustained);
+        let bucket = if by_burst { self.burst } else { self.sustained };
+        bucket.ticks(units) / TICKS_PER_NS
+    }
+
     /// What passes at `now_ns` is paid for.
     pub fn charge(&self, clocks: Clocks<'_>, units: u64, now_ns: u64) {
         let now = now_ns.saturating_mul(TICKS_PER_NS);

@@ -146,7 +146,7 @@ pub const USAGE_AT: usize = 128;
 /// Length of the file: clocks first.
 pub const USAGE_LEN: usize = USAGE_AT + NR_USAGE * 8;
 
-const _: () = assert!(crate::account::NR_CLOCKS * 8 <= USAGE_AT && Usage::Waiting as usize + 1 == NR_USAGE);
+const _: () = assert!(crate::account::NR_WORDS * 8 <= USAGE_AT && Usage::Waiting as usize + 1 == NR_USAGE);
 
 #[cfg(test)]
 mod tests {

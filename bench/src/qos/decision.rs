@@ -17,7 +17,7 @@ use qos::policy::{Cap, Model};
 use qos::share::{self, Grant};
 use qos::simulate::Random;
 use worker::message::QosFiles;
-use worker::qos::{Gate, Seen};
+use worker::qos::{Gate, Place, Seen};
 
 use super::rows::Rows;
 
@@ -121,9 +121,9 @@ fn bypass_ns() -> io::Result<f64> {
     let gate = Gate::open(&files(dir.path(), "a", None)?)?;
     let mut seen = Seen::default();
     let each = || {
-        let begun = Instant::now();
+        let (begun, mut place) = (Instant::now(), Place::default());
         for now_ns in 0..REQUESTS {
-            black_box(gate.cap(&seen, Op::Read, 4096, now_ns, now_ns)).ok();
+            black_box(gate.cap(&seen, (Op::Read, 4096), &mut place, now_ns, now_ns)).ok();
             black_box(gate.share(&seen, 1_000, now_ns, now_ns)).ok();
             gate.begun(1_000, 4096);
             gate.ended(1_000, 50_000);

@@ -17,7 +17,7 @@ use splitd::arbiter::{Arbiter, Member};
 use splitd::id::{DeviceId, Kind};
 use worker::clock::monotonic_ns;
 use worker::message::QosFiles;
-use worker::qos::{Gate, Seen};
+use worker::qos::{Gate, Place, Seen};
 use xenbus::DomId;
 
 use super::decision::files;
@@ -57,7 +57,7 @@ impl Emulated {
 
 /// A worker with always so many requests, until it is told to stop.
 fn serve(device: &Emulated, gate: Option<&Gate>, stop: &AtomicBool) -> Got {
-    let (mut seen, mut got) = (Seen::default(), Got::default());
+    let (mut seen, mut place, mut got) = (Seen::default(), Place::default(), Got::default());
     let mut in_flight: BinaryHeap<Reverse<(u64, u64)>> = BinaryHeap::new();
     let mut waiting: VecDeque<u64> = (0..DEPTH).map(|_| monotonic_ns()).collect();
     while !stop.load(Relaxed) {
@@ -73,7 +73,7 @@ fn serve(device: &Emulated, gate: Option<&Gate>, stop: &AtomicBool) -> Got {
         while let Some(taken_ns) = waiting.front().copied() {
             if let Some(gate) = gate {
                 // No worker here has both a cap and a share.
-                let capped = gate.cap(&seen, Op::Read, 4096, taken_ns, now_ns);
+                let capped = gate.cap(&seen, (Op::Read, 4096), &mut place, taken_ns, now_ns);
                 if let Err(at_ns) = capped.and_then(|()| gate.share(&seen, COST_NS, taken_ns, now_ns)) {
                     wake_ns = wake_ns.min(at_ns);
                     break;

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use qos::cost::{Cursor, Op};
-use worker::qos::Seen;
+use worker::qos::{Place, Seen};
 use worker::uring::Disk;
 use xenbus::hv::{EventChannel, GrantTable};
 
@@ -19,6 +19,8 @@ use crate::wire::SECTOR_LEN;
 const KINDS: usize = 3;
 /// While it waits for its share, a queue looks at the page so often.
 const LOOK_NS: u64 = 20_000_000;
+/// While it waits for a cap: another may hold since.
+const LOOK_AT_CAPS_NS: u64 = 200_000_000;
 /// Largest piece on a device that is shared out, in pages: nobody waits for long behind one.
 const RATIONED_PAGES: u32 = 32;
 
@@ -28,6 +30,8 @@ pub(super) struct Throttle {
     seen: Seen,
     cursor: Cursor,
     parked: [VecDeque<SlotId>; KINDS],
+    /// In the lines before the caps.
+    places: [Place; KINDS],
     /// When something may be let go, by the host's clock; of this turn.
     wake_ns: Option<u64>,
     /// The share refused something; of this turn, and of the last one.
@@ -140,25 +144,28 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
         Ok(())
     }
 
-    /// Whether a request may begin. On the way out nothing is held back any more, or a detach would take as long as the caps say;
+    /// Whether the caps let a request begin. On the way out nothing is held back any more, or a detach would take as long as the caps say;
     /// it is paid for all the same.
     pub(super) fn may_begin(&mut self, id: SlotId) -> bool {
         let slot = *self.slot(id);
         let device = std::sync::Arc::clone(&self.device);
         let Some(gate) = device.gate.get() else { return true };
         let throttle = &mut self.throttle;
-        let (op, now_ns) = (op(slot.work), throttle.now_ns);
+        let (op, now_ns, taken_ns) = (op(slot.work), throttle.now_ns, slot.stages.taken_ns);
         let len_bytes = match slot.work {
             Work::Discard { .. } => slot.nr_sectors.saturating_mul(SECTOR_LEN),
             _ => slot.len_bytes.into(),
         };
         if self.closing {
             gate.charge(&throttle.seen, op, len_bytes, now_ns);
-        } else if let Err(at_ns) = gate.cap(&throttle.seen, op, len_bytes, slot.stages.taken_ns, now_ns) {
-            throttle.hold_until(at_ns);
-            return false;
+            return true;
         }
-        true
+        let place = &mut throttle.places[kind(slot.work)];
+        let outcome = gate.cap(&throttle.seen, (op, len_bytes), place, taken_ns, now_ns);
+        if let Err(at_ns) = outcome {
+            throttle.hold_until(at_ns.min(now_ns.saturating_add(LOOK_AT_CAPS_NS)));
+        }
+        outcome.is_ok()
     }
 
     /// Whether the disk's share has room for all of a discard. It has no pieces that the share would know.

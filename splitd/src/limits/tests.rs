@@ -1,5 +1,6 @@
 //! A policy's life in splitd: files that are taken whole or not at all, values set for a while, what a start finds.
 
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use xenbus::DomId;
@@ -47,7 +48,10 @@ fn limit(files: &QosFiles) -> u64 {
     let gate = worker::qos::Gate::open(files).unwrap();
     gate.look(&mut seen);
     gate.charge(&seen, qos::cost::Op::Read, 4096, 1_000_000_000);
-    gate.cap(&seen, qos::cost::Op::Read, 4096, 0, 0).err().unwrap_or(0)
+    // Nobody waits who would have the next place.
+    let domain = fs::OpenOptions::new().write(true).open(&files.domain).unwrap();
+    domain.write_all_at(&[0; 8], (qos::account::LINE * 8) as u64).unwrap();
+    gate.cap(&seen, (qos::cost::Op::Read, 4096), &mut worker::qos::Place::default(), 0, 0).err().unwrap_or(0)
 }
 
 /// A reload is taken whole and told as a difference; a file with an error changes nothing, and what was in force survives the
