@@ -24,6 +24,8 @@ pub struct Config {
     pub guard_vifs: WhichVifs,
     /// Whose network interfaces get nothing offloaded: complete checksums and cut TCP, both ways.
     pub plain_vifs: WhichVifs,
+    /// Whose network interfaces' `rate` holds for what they receive, too; else for what they send, as xl says.
+    pub rate_both_ways: WhichVifs,
     /// Offer `feature-persistent`; else all data goes by grant copy.
     pub persistent: bool,
     /// `multi-queue-max-queues`
@@ -96,6 +98,7 @@ impl Default for Config {
             serve_vifs: WhichVifs::None,
             guard_vifs: WhichVifs::None,
             plain_vifs: WhichVifs::None,
+            rate_both_ways: WhichVifs::None,
             persistent: false,
             max_queues: NonZeroU16::MIN.saturating_add(3),
             max_ring_page_order: 4,

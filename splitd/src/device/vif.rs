@@ -82,6 +82,7 @@ impl Device {
             uuid: toolstack.vm_uuid.clone(),
             dir: self.dir.clone(),
             rate: self.rate(),
+            rate_both_ways: self.host.config.rate_both_ways.includes(toolstack.domain_name.as_deref()),
         };
         self.host.limits.enter_vif(self.id, vif)
     }

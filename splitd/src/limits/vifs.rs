@@ -21,6 +21,8 @@ pub struct Vif {
     pub dir: PathBuf,
     /// What the toolstack says.
     pub rate: Option<VifRate>,
+    /// It holds for what the guest receives, too.
+    pub rate_both_ways: bool,
 }
 
 impl State {
@@ -30,10 +32,13 @@ impl State {
         let temporary = vif.name.as_ref().and_then(|name| self.temporary.get(name));
         let mut rules = self.policy.net(who, id.devid, temporary.map(super::Temporary::rules));
         if let Some(VifCap { rate, window_ns }) = vif.rate.map(VifRate::cap) {
-            let own = &mut rules.vif_caps[NetCap::Tx as usize];
-            if own.as_ref().is_none_or(|told| rate < told.value.rate) {
-                let value = NetCapRule { rate, window_ns };
-                *own = Some(Told { value, origin: "rate in xenstore".to_owned() });
+            let ways = if vif.rate_both_ways { &[NetCap::Tx, NetCap::Rx][..] } else { &[NetCap::Tx] };
+            for way in ways {
+                let own = &mut rules.vif_caps[*way as usize];
+                if own.as_ref().is_none_or(|told| rate < told.value.rate) {
+                    let value = NetCapRule { rate, window_ns };
+                    *own = Some(Told { value, origin: "rate in xenstore".to_owned() });
+                }
             }
         }
         rules

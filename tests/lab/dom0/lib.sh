@@ -1,6 +1,7 @@
 # The words scenarios are written in. Sourced in dom0; knows xl, the guests' agent and how splitd is started, not any
 # one scenario. Waits are for conditions, with limits far beyond what a loaded machine needs; nothing sleeps a guess.
 . /host/plan.env
+. /host/dom0/rates.sh
 CONSOLES=/var/log/xen/console
 SPLITD_LOG=/var/log/splitd.log
 UP_SECONDS=420
@@ -413,44 +414,6 @@ grants_mapped() {
   xl dmesg -c | awk '/gnttab_usage_print_all \[ key/ {n = 0} /^\(XEN\) *\[ *[0-9]+\]/ && !/0x000000/ {n++} END {print n + 0}'
 }
 note() { echo "NOTE $*" >> /host/results; }
-
-# ---- rates
-# counted FIELDS KIND/DOMAIN/NAME…: the sum of these counters (a pattern) of these devices, and when they were read, s: to ask takes
-# seconds in a busy dom0, and asks once for all.
-counted() {
-  local fields=$1
-  shift
-  splitctl stats | awk -v fields="^($fields)\$" -v devices=" $* " '
-    {
-      for (i = 1; i <= NF; i++) { at = index($i, "="); f[substr($i, 1, at - 1)] = substr($i, at + 1) }
-      split(f["device"], part, "/")
-      if (index(devices, " " part[1] "/" f["domain"] "/" part[3] " ")) {
-        for (name in f) if (name ~ fields) sum += f[name]
-        at_ns += f["at_ns"]; n++
-      }
-      for (name in f) delete f[name]
-    }
-    END { if (!n) exit 1; printf "%.0f %.6f\n", sum, at_ns / n / 1e9 }'
-}
-# per_second BEFORE AFTER: of two pairs of a sum and its time.
-per_second() { awk -v from="$1" -v to="$2" 'BEGIN {split(from, a); split(to, b); printf "%.2f", (b[1] - a[1]) / (b[2] - a[2])}'; }
-# dom0_cpu: what dom0 has used of processors, s, and when.
-dom0_cpu() { echo "$(xl list Domain-0 | awk 'END {print $NF}') $(awk '{print $1}' /proc/uptime)"; }
-# rates COMMAND…: while it runs, dom0's use of a processor, percent: CPU_PERCENT; and what each of COUNTERS, which are arguments of
-# counted, counts each second: RATES.
-rates() {
-  local it cpu before=()
-  must_within 30 splitd_answers
-  # shellcheck disable=SC2086 # fields and devices
-  for it in "${COUNTERS[@]}"; do before+=("$(counted $it)"); done
-  cpu=$(dom0_cpu)
-  "$@"
-  CPU_PERCENT=$(per_second "$cpu" "$(dom0_cpu)" | awk '{printf "%.0f", 100 * $1}')
-  must_within 30 splitd_answers
-  RATES=()
-  # shellcheck disable=SC2086
-  for it in "${COUNTERS[@]}"; do RATES+=("$(per_second "${before[${#RATES[@]}]}" "$(counted $it)")"); done
-}
 
 # ---- splitd
 splitd_answers() { splitctl list > /dev/null 2>&1; }

@@ -2,16 +2,6 @@
 # backends: splitd
 # limit: 1800
 
-# kept WHAT WANTED FACTOR FIELD VIF…: over 20 seconds, FACTOR (bits of a byte, or 1) times what they carry each second is WANTED.
-kept() {
-  local what=$1 wanted=$2 factor=$3 field=$4 got
-  shift 4
-  COUNTERS=("$field ${*/#/vif/g/}")
-  rates sleep 20
-  got=$(awk -v rate="${RATES[0]}" -v f="$factor" 'BEGIN {printf "%.0f", f * rate}')
-  note "$what: $got, asked for $wanted; dom0's processor $CPU_PERCENT %"
-  awk -v m="$got" -v w="$wanted" 'BEGIN {exit !(m >= w * 0.95 && m <= w * 1.05)}' || fail "$what: $got, asked for $wanted"
-}
 # frames VIF: that it has carried, both ways.
 frames() { counted '[tr]x_frames' "vif/g/$1" | cut -d' ' -f1; }
 policy() {

@@ -35,6 +35,29 @@ stopped() {
   sleep "$1"
   pkill -CONT -x splitd
 }
+# unstuck WHAT COMMAND…: the same, and the longest time in which no request of either disk ended, as the guest itself sees it every
+# tenth of a second.
+WATCH='last= longest=0 since=
+while [ ! -e /run/watch.end ]; do
+  read -r reads _ _ _ writes _ < /sys/block/xvdb/stat; read -r now _ < /proc/uptime
+  now=${now%.*}${now#*.} ended="$reads $writes"
+  gap=$((now - ${since:-$now}))
+  [ $gap -le $longest ] || longest=$gap
+  [ "$ended" = "$last" ] || { since=$now; last=$ended; }
+  sleep 0.1
+done
+echo $longest'
+unstuck() {
+  local stuck_cs
+  guest_job g watch "$WATCH"
+  "${@:2}"
+  guest_run g 'touch /run/watch.end'
+  must_within 60 guest_job_done g watch
+  stuck_cs=$(guest_job_output g watch)
+  guest_run g 'rm /run/watch.*'
+  note "$1: no request ended for ${stuck_cs}0 ms at the most"
+  [ "$stuck_cs" -le 100 ] || fail "$1: no request ended for ${stuck_cs}0 ms"
+}
 policy() {
   printf 'version = 1\n[[domain]]\nmatch.name = "g"\n%s\n' "$1" > /etc/splitd/policy.toml
   splitctl policy reload
@@ -64,11 +87,11 @@ scenario() {
       loads="$loads xvdc"
       held '100 IOPS, two disks together' 100 requests "$disks" sleep 20
     else
-      LEAST=0 held '100 IOPS, kill -9 of all workers' 100 requests "$disks" killed workers
+      LEAST=0 held '100 IOPS, kill -9 of all workers' 100 requests "$disks" unstuck '100 IOPS, kill -9 of all workers' killed workers
       held '100 IOPS, by their successors' 100 requests "$disks" sleep 20
-      LEAST=0 held '100 IOPS, kill -9 of splitd' 100 requests "$disks" killed splitd
+      LEAST=0 held '100 IOPS, kill -9 of splitd' 100 requests "$disks" unstuck '100 IOPS, kill -9 of splitd' killed splitd
       held '100 IOPS, by the next splitd' 100 requests "$disks" sleep 20
-      held '100 IOPS while splitd is stopped' 100 requests "$disks" stopped 20
+      held '100 IOPS while splitd is stopped' 100 requests "$disks" unstuck '100 IOPS while splitd is stopped' stopped 20
     fi
     # shellcheck disable=SC2086 # names
     guest_fio_end g $loads

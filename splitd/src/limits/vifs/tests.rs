@@ -12,6 +12,9 @@ use crate::limits::Change;
 const POLICY: &str = "version = 1\n[class.c]\nnet = { rx_max = \"8Mb/s\", rx_pps_max = \"1K\" }\n[[domain]]\n\
      match.name = \"web\"\nclass = \"c\"\nnet.rx_pps_max = 500\nnet.burst = \"20ms\"\nnet.0.tx_max = \"5Mb/s\"\n";
 
+/// The interface whose rate counts both ways.
+const BOTH_WAYS: u32 = 3;
+
 fn id(devid: u32) -> DeviceId {
     DeviceId { backend: DomId(0), frontend: DomId(5), devid, kind: Kind::Vif }
 }
@@ -31,7 +34,8 @@ fn bed() -> Bed {
 impl Bed {
     fn enter(&self, devid: u32) -> VifAccounts {
         let dir = self.dir.path().join(format!("vif-5-{devid}"));
-        let vif = Vif { name: Some("web".into()), uuid: "u-1".into(), dir, rate: None };
+        let rate_both_ways = devid == BOTH_WAYS;
+        let vif = Vif { name: Some("web".into()), uuid: "u-1".into(), dir, rate: None, rate_both_ways };
         self.limits.enter_vif(id(devid), vif)
     }
 
@@ -67,6 +71,22 @@ fn the_lower_one_holds() {
         ([None; 4], [None, cap(8_000_000, 20_000_000), None, cap(500, 20_000_000)])
     );
     assert_eq!(b.limits.vif_caps(id(2), rate(1)), None, "whose it is is not known");
+}
+
+/// With `rate_both_ways` a rate holds for what the guest receives, too; a lower cap of the policy's is lower still.
+#[test]
+fn a_rate_may_hold_both_ways() {
+    let b = bed();
+    b.enter(BOTH_WAYS);
+    let own = |window_len_bytes| {
+        let rate = VifRate { window_len_bytes, window_us: 50_000 };
+        b.limits.vif_caps(id(BOTH_WAYS), Some(rate)).unwrap().own.map(|cap| cap.map(|cap| cap.rate))
+    };
+    assert_eq!(own(25_000), [Some(4_000_000), Some(4_000_000), None, None]);
+    std::fs::write(b.dir.path().join("policy.toml.in"), format!("{POLICY}net.3.rx_max = \"3Mb/s\"\n"))
+        .unwrap();
+    b.limits.reload().unwrap();
+    assert_eq!(own(25_000), [Some(4_000_000), Some(3_000_000), None, None]);
 }
 
 /// A reload and what an operator sets for a while count for interfaces, and are told; "none" lifts.
