@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 
 use crate::depth::{Depth, Totals, to_f64};
-use crate::fill::{self, Vessel};
 use crate::share::{self, Grant, Work};
 
 mod done;
+mod tree;
 
 use done::Done;
+use tree::{Disk, customer_vessel, domain_vessel, domains, level_for, share_at};
 
 /// As much more than the device has shown to do is given out at most.
 const PACE_MOST: f64 = 1.3;
@@ -25,6 +26,8 @@ pub const PLAN_NS: u64 = 5_000_000;
 /// Where nobody uses it, and where one does alone: until another comes there is nothing to divide.
 const IDLE_NS: u64 = 100_000_000;
 const LONE_NS: u64 = 20_000_000;
+/// So long after nobody was held back and the device was never full, several that use it count as one does.
+const CALM_NS: u64 = 1_000_000_000;
 /// For so many disks more a plan takes its time longer to come, at most so many times: a thousand disks that sleep must not cost a
 /// thousand looks every time, nor one that wakes up wait for long.
 const DISKS: usize = 100;
@@ -135,6 +138,8 @@ pub struct Planner {
     planned_ns: u64,
     /// More than one wants the device.
     contended: bool,
+    /// When somebody last wanted more than there was, or the device was full.
+    pressed_ns: u64,
     max_reserved: f64,
     level: f64,
     /// Plans in a row in which the device had too little although more was asked for.
@@ -221,7 +226,7 @@ impl Planner {
         let hundreds = self.members.len().div_ceil(DISKS).max(1) as u64;
         if self.is_idle() {
             IDLE_NS * hundreds.min(SELDOM_MAX)
-        } else if self.contended {
+        } else if self.contended && self.planned_ns.saturating_sub(self.pressed_ns) < CALM_NS {
             PLAN_NS * hundreds.min(SHARED_SELDOM_MAX)
         } else {
             LONE_NS * hundreds.min(SELDOM_MAX)
@@ -272,6 +277,9 @@ impl Planner {
         let level = self.depth.level(totals.in_flight_ops());
         let mut outlook = Outlook { active, level, work_per_s: self.done.per_s, short_of_reserves: false };
         self.level = level;
+        if hungry || level >= STARVED {
+            self.pressed_ns = now_ns;
+        }
         let was = std::mem::replace(&mut self.contended, active > 1);
         if self.contended && !was && level >= STARVED {
             self.depth.probe(totals);
@@ -406,56 +414,6 @@ impl Planner {
         }
         (rates, short)
     }
-}
-
-/// What a plan goes by of a disk.
-struct Disk {
-    customer: u64,
-    domain: u64,
-    weights: [u32; 3],
-    reserve_iops: u64,
-    cost_ns: f64,
-    /// What it is thought to want at most, work a second.
-    most: f64,
-}
-
-impl Disk {
-    fn vessel(&self) -> Vessel {
-        Vessel { weight: self.weights[2].into(), least: 0.0, most: self.most }
-    }
-}
-
-/// Each domain's disks, of disks in order.
-fn domains(disks: &[Disk]) -> impl Iterator<Item = &[Disk]> {
-    disks.chunk_by(|a, b| (a.customer, a.domain) == (b.customer, b.domain))
-}
-
-/// The water's level, also where there is enough for all: then it stands as high as if the first wanted without an end.
-fn level_for(amount: f64, vessels: &[Vessel]) -> f64 {
-    let mut wanting = vessels.to_vec();
-    fill::level(amount, &mut wanting)
-}
-
-/// What one may use: its share, also if it used less so far.
-fn share_at(level: f64, vessel: &Vessel, amount: f64) -> f64 {
-    (level * vessel.weight).max(vessel.least).min(amount)
-}
-
-fn domain_vessel(disks: &[Disk], reserved: f64) -> Vessel {
-    let Some(first) = disks.first() else { return Vessel { weight: 1.0, least: 0.0, most: 0.0 } };
-    let most: f64 = disks.iter().map(|disk| disk.most).sum();
-    let cost_ns = disks.iter().map(|disk| disk.cost_ns).fold(0.0, f64::max);
-    let least = to_f64(first.reserve_iops) * PROMISED * cost_ns * reserved;
-    Vessel { weight: first.weights[1].into(), least: least.min(most), most }
-}
-
-fn customer_vessel(disks: &[Disk], reserved: f64) -> Vessel {
-    let weight = disks.first().map_or(1, |disk| disk.weights[0]);
-    let nothing = Vessel { weight: weight.into(), least: 0.0, most: 0.0 };
-    domains(disks).fold(nothing, |sum, disks| {
-        let one = domain_vessel(disks, reserved);
-        Vessel { weight: sum.weight, least: sum.least + one.least, most: sum.most + one.most }
-    })
 }
 
 impl Member {

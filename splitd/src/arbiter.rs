@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use worker::clock;
 
 use crate::id::DeviceId;
-use crate::limits::pages;
+use crate::limits::pages::Page;
 
 /// A disk on a device.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,7 +88,7 @@ impl Arbiter {
 #[derive(Debug)]
 struct Disk {
     id: DeviceId,
-    page: File,
+    page: Page,
     usage: PathBuf,
     /// Opened once its worker made it.
     usage_file: Option<File>,
@@ -157,8 +157,8 @@ impl Devices {
     }
 
     fn join(&mut self, member: Member) -> io::Result<()> {
-        let page = pages::open(&member.page)?;
-        let grant = pages::grant(&page)?;
+        let page = Page::open(&member.page)?;
+        let grant = page.grant()?;
         let mut disk =
             Disk { id: member.id, page, usage: member.usage, usage_file: None, last: Sample::default() };
         let sample = disk.look();
@@ -182,7 +182,7 @@ impl Devices {
         device.disks.remove(&number);
         // One that is left alone shares with nobody.
         if device.disks.len() == 1 {
-            let disks = &device.disks;
+            let disks = &mut device.disks;
             device.planner.lift(clock::monotonic_ns(), &mut |number, grant| tell(disks, number, grant));
         }
         if device.disks.is_empty() {
@@ -204,9 +204,9 @@ impl Devices {
     }
 }
 
-fn tell(disks: &BTreeMap<MemberId, Disk>, number: MemberId, grant: Grant) {
-    let Some(disk) = disks.get(&number) else { return };
-    if let Err(trouble) = pages::write_grant(&disk.page, grant) {
+fn tell(disks: &mut BTreeMap<MemberId, Disk>, number: MemberId, grant: Grant) {
+    let Some(disk) = disks.get_mut(&number) else { return };
+    if let Err(trouble) = disk.page.write_grant(grant) {
         warn!(device = %disk.id, "its share cannot be written: {trouble}");
     }
 }
@@ -216,7 +216,7 @@ impl Device {
     fn plan(&mut self, name: &str) -> Option<bool> {
         let samples: BTreeMap<MemberId, Sample> =
             self.disks.iter_mut().map(|(number, disk)| (*number, disk.look())).collect();
-        let disks = &self.disks;
+        let disks = &mut self.disks;
         let outlook = self.planner.plan(
             clock::monotonic_ns(),
             &mut |number| samples.get(&number).copied().unwrap_or_default(),
@@ -279,7 +279,7 @@ mod tests {
 
     fn member(dir: &Path, domid: u16, weight: u32) -> Member {
         let page = dir.join(format!("{domid}-limits"));
-        drop(pages::open(&page).unwrap());
+        drop(Page::open(&page).unwrap());
         let id = DeviceId { backend: DomId(0), frontend: DomId(domid), devid: 51712, kind: Kind::Vbd };
         Member {
             id,
@@ -307,7 +307,9 @@ mod tests {
     }
 
     fn grant(member: &Member) -> Grant {
-        pages::grant(&File::open(&member.page).unwrap()).unwrap()
+        let bytes = std::fs::read(&member.page).unwrap();
+        let load = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+        Grant::of_words(qos::page::read(qos::page::GRANT, load).unwrap().1)
     }
 
     /// Alone nobody is limited; two that want the device have it by their weights, on their pages; and when one goes the other is free

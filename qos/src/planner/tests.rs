@@ -58,3 +58,31 @@ fn what_is_granted_is_never_next_to_nothing() {
     let granted: u64 = ids.iter().filter_map(|id| rates.get(id)).sum();
     assert!(granted >= Grant::rate_of(0.9e8), "{granted} of {}", Grant::rate_of(2e8));
 }
+
+/// Several that use a device which has room for all of them are looked at as seldom as one; held back once, as often as it takes to divide
+/// it, until a second after the last time.
+#[test]
+fn a_calm_device_is_looked_at_seldom() {
+    let mut planner = Planner::new(800_000);
+    for domain in [1, 2] {
+        let standing = Standing { customer: domain, domain, weights: [256; 3], reserve_iops: 0 };
+        planner.join(standing, Sample::default(), Grant::OPEN);
+    }
+    let (mut now_ns, mut ops, mut refused) = (0, 0, 0);
+    let mut used = |planner: &mut Planner, seconds: u64, is_held_back: bool| {
+        let until_ns = now_ns + seconds * 1_000_000_000;
+        while now_ns < until_ns {
+            now_ns += planner.until_next_ns();
+            ops += 1;
+            refused += u64::from(is_held_back);
+            let [issued_ns, latency_ns] = [ops * 100_000; 2];
+            let totals = Totals { issued_ops: ops, issued_ns, done_ops: ops, done_ns: issued_ns, latency_ns };
+            let sample = Sample { spent: 0, totals, refused, is_waiting: false };
+            planner.plan(now_ns, &mut |_| sample, &mut |_, _| {});
+        }
+        planner.until_next_ns()
+    };
+    assert_eq!(used(&mut planner, 3, false), LONE_NS);
+    assert_eq!(used(&mut planner, 1, true), PLAN_NS);
+    assert_eq!(used(&mut planner, 3, false), LONE_NS);
+}

@@ -14,7 +14,7 @@ pub(super) fn make_dir(path: &Path) -> io::Result<()> {
 }
 
 /// Opens a page; a new one holds a whole rule, without limits, before it has its magic number.
-pub(crate) fn open(path: &Path) -> io::Result<File> {
+fn open(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -40,10 +40,16 @@ fn word(file: &File, at: usize) -> io::Result<u64> {
 }
 
 fn write<const N: usize>(file: &File, of: Twice, words: [u64; N]) -> io::Result<()> {
-    let next = word(file, of.number_at)?.wrapping_add(1);
+    write_after(word(file, of.number_at)?, file, of, words).map(drop)
+}
+
+/// Where so many were written already; how many there are then.
+fn write_after<const N: usize>(nr: u64, file: &File, of: Twice, words: [u64; N]) -> io::Result<u64> {
+    let next = nr.wrapping_add(1);
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     file.write_all_at(&bytes, of.copies_at[usize::from(next & 1 == 1)] as u64)?;
-    file.write_all_at(&next.to_le_bytes(), of.number_at as u64)
+    file.write_all_at(&next.to_le_bytes(), of.number_at as u64)?;
+    Ok(next)
 }
 
 fn read<const N: usize>(file: &File, of: Twice) -> io::Result<[u64; N]> {
@@ -68,12 +74,29 @@ pub(super) fn write_rules(path: &Path, rules: &Rules) -> io::Result<()> {
     Ok(())
 }
 
-/// The share that was last granted.
-pub(crate) fn grant(page: &File) -> io::Result<Grant> {
-    read(page, page::GRANT).map(Grant::of_words)
+/// A page to which shares are written again and again, by this process alone.
+#[derive(Debug)]
+pub(crate) struct Page {
+    file: File,
+    nr_grants: u64,
 }
 
-/// Another share.
-pub(crate) fn write_grant(page: &File, grant: Grant) -> io::Result<()> {
-    write(page, page::GRANT, grant.words())
+impl Page {
+    /// Opens it, as [`open`] does.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let file = open(path)?;
+        let nr_grants = word(&file, page::GRANT.number_at)?;
+        Ok(Self { file, nr_grants })
+    }
+
+    /// The share that was last granted.
+    pub(crate) fn grant(&self) -> io::Result<Grant> {
+        read(&self.file, page::GRANT).map(Grant::of_words)
+    }
+
+    /// Another share.
+    pub(crate) fn write_grant(&mut self, grant: Grant) -> io::Result<()> {
+        self.nr_grants = write_after(self.nr_grants, &self.file, page::GRANT, grant.words())?;
+        Ok(())
+    }
 }
