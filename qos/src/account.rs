@@ -74,12 +74,22 @@ pub fn ready_at_ns<'a>(
     at_ns
 }
 
+/// A request that asks whether it may pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// What it is.
+    pub op: Op,
+    /// Its length.
+    pub len_bytes: u64,
+    /// When it was taken.
+    pub taken_ns: u64,
+}
+
 /// Who has to wait until `at_ns`, as [`ready_at_ns`] told, gets a time of its own for it, so that not all that wait wake for each
 /// place there is. It is when to ask again, and no promise: what may pass is for the clocks to say.
 pub fn take_place_ns<'a>(
     limits: &Limits,
-    op: Op,
-    len_bytes: u64,
+    ask: Ask,
     counting: Counting,
     at_ns: u64,
     word: impl Fn(usize) -> &'a AtomicU64,
@@ -88,7 +98,7 @@ pub fn take_place_ns<'a>(
     for cap in Cap::ALL {
         let (i, limit) = (cap as usize, &limits[cap as usize]);
         let clocks = Clocks { sustained: word(2 * i), burst: word(2 * i + 1) };
-        let units = units(cap, op, len_bytes, counting);
+        let units = units(cap, ask.op, ask.len_bytes, counting);
         if limit.is_set() && units > 0 && limit.ready_at_ns(clocks) >= at_ns {
             takes_ns = takes_ns.max(limit.takes_ns(clocks, units));
         }

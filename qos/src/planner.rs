@@ -26,7 +26,8 @@ pub const PLAN_NS: u64 = 5_000_000;
 /// Where nobody uses it, and where one does alone: until another comes there is nothing to divide.
 const IDLE_NS: u64 = 100_000_000;
 const LONE_NS: u64 = 20_000_000;
-/// So long after nobody was held back and the device was never full, several that use it count as one does.
+/// Where several do, of whom nobody was held back, nor was the device full, for so long: what each may use stands.
+const CALM_LOOK_NS: u64 = 50_000_000;
 const CALM_NS: u64 = 1_000_000_000;
 /// For so many disks more a plan takes its time longer to come, at most so many times: a thousand disks that sleep must not cost a
 /// thousand looks every time, nor one that wakes up wait for long.
@@ -228,6 +229,8 @@ impl Planner {
             IDLE_NS * hundreds.min(SELDOM_MAX)
         } else if self.contended && self.planned_ns.saturating_sub(self.pressed_ns) < CALM_NS {
             PLAN_NS * hundreds.min(SHARED_SELDOM_MAX)
+        } else if self.contended {
+            CALM_LOOK_NS * hundreds.min(SHARED_SELDOM_MAX)
         } else {
             LONE_NS * hundreds.min(SELDOM_MAX)
         }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use qos::account::{self, NR_WORDS};
+use qos::account::{self, Ask, NR_WORDS};
 use qos::cost::{Op, Prices};
 use qos::page::{self, NR_ACCOUNTS, Rules, USAGE_AT, USAGE_LEN, Usage};
 use qos::policy::Model;
@@ -112,16 +112,8 @@ impl Gate {
         }
     }
 
-    /// Whether the caps let a request that was taken at `taken_ns` pass now; else when to ask again, ns. `place` is the asker's own,
-    /// from one call to the next.
-    pub fn cap(
-        &self,
-        seen: &Seen,
-        (op, len_bytes): (Op, u64),
-        place: &mut Place,
-        taken_ns: u64,
-        now_ns: u64,
-    ) -> Result<(), u64> {
+    /// Whether the caps let a request pass now; else when to ask again, ns. `place` is the asker's own, from one call to the next.
+    pub fn cap(&self, seen: &Seen, ask: Ask, place: &mut Place, now_ns: u64) -> Result<(), u64> {
         if !seen.capped {
             return Ok(());
         }
@@ -129,7 +121,7 @@ impl Gate {
         let (mut at_ns, mut whose) = (0, 0);
         for (i, limits) in rules.accounts.iter().enumerate() {
             if let Some(clocks) = self.clocks(i) {
-                let at = account::ready_at_ns(limits, op, rules.counting, |c| clocks.u64_at(c * 8));
+                let at = account::ready_at_ns(limits, ask.op, rules.counting, |c| clocks.u64_at(c * 8));
                 (at_ns, whose) = if at > at_ns { (at, i) } else { (at_ns, whose) };
             }
         }
@@ -138,14 +130,15 @@ impl Gate {
             let has_place = place.number == seen.number && place.at_ns > now_ns && place.at_ns >= at_ns;
             if let Some(clocks) = self.clocks(whose).filter(|_| !has_place) {
                 let (limits, word) = (&rules.accounts[whose], |c: usize| clocks.u64_at(c * 8));
-                place.at_ns = account::take_place_ns(limits, op, len_bytes, rules.counting, at_ns, word);
+                place.at_ns = account::take_place_ns(limits, ask, rules.counting, at_ns, word);
                 place.number = seen.number;
             }
             return Err(place.at_ns);
         }
         // Who waited is not the poorer for a thread that wakes late; who came just now brings nothing from before.
         let earliest_ns = now_ns.saturating_sub(LATE_NS_MAX);
-        self.charge(seen, op, len_bytes, taken_ns.clamp(earliest_ns, now_ns.max(earliest_ns)));
+        let paid_ns = ask.taken_ns.clamp(earliest_ns, now_ns.max(earliest_ns));
+        self.charge(seen, ask.op, ask.len_bytes, paid_ns);
         Ok(())
     }
 
@@ -218,7 +211,7 @@ mod tests {
 
     use super::*;
 
-    fn write<const N: usize>(path: &Path, of: page::Twice, number: u64, words: [u64; N]) {
+    fn put<const N: usize>(path: &Path, of: page::Twice, number: u64, words: [u64; N]) {
         let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(path).unwrap();
         file.set_len(page::LEN as u64).unwrap();
         file.write_all_at(&page::MAGIC.to_le_bytes(), 0).unwrap();
@@ -240,6 +233,10 @@ mod tests {
         rules
     }
 
+    fn write(taken_ns: u64) -> Ask {
+        Ask { op: Op::Write, len_bytes: 4096, taken_ns }
+    }
+
     /// Requests that pass in ten seconds from `from_s` through gates that share a domain, and how often they are refused: each asks
     /// until it is refused, and again when it was told to; its requests have waited ever since.
     fn asked(gates: &[&(Gate, Seen)], from_s: u64) -> (u64, u64) {
@@ -249,7 +246,7 @@ mod tests {
         while now_ns < from_ns + 10_000_000_000 {
             for ((gate, seen), (place, at_ns)) in gates.iter().zip(&mut places) {
                 while *at_ns <= now_ns {
-                    match gate.cap(seen, (Op::Write, 4096), place, from_ns, now_ns) {
+                    match gate.cap(seen, write(from_ns), place, now_ns) {
                         Ok(()) => passed += 1,
                         Err(at) => (*at_ns, refused) = (at, refused + 1),
                     }
@@ -276,8 +273,8 @@ mod tests {
             (gate, seen)
         };
         for disk in ["a", "b"] {
-            write(&files(dir.path(), disk).page, page::RULES, 1, capped(100).words());
-            write(&files(dir.path(), disk).page, page::GRANT, 1, Grant::OPEN.words());
+            put(&files(dir.path(), disk).page, page::RULES, 1, capped(100).words());
+            put(&files(dir.path(), disk).page, page::GRANT, 1, Grant::OPEN.words());
         }
         let gates = [open("a"), open("b")];
         assert!((1000..=1004).contains(&passed(&gates, 10)));
@@ -286,7 +283,7 @@ mod tests {
         assert!((998..=1001).contains(&passed(&gates, 20)), "a fresh worker brings no burst");
 
         let path = files(dir.path(), "a").page;
-        write(&path, page::RULES, 2, capped(50).words());
+        put(&path, page::RULES, 2, capped(50).words());
         gates[0].0.look(&mut gates[0].1);
         let half = passed(&gates[..1], 40);
         assert!((500..=502).contains(&half), "{half}");
@@ -301,15 +298,15 @@ mod tests {
     #[test]
     fn late_wakes_cost_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        write(&files(dir.path(), "a").page, page::RULES, 1, capped(100).words());
-        write(&files(dir.path(), "a").page, page::GRANT, 1, Grant::OPEN.words());
+        put(&files(dir.path(), "a").page, page::RULES, 1, capped(100).words());
+        put(&files(dir.path(), "a").page, page::GRANT, 1, Grant::OPEN.words());
         let gate = Gate::open(&files(dir.path(), "a")).unwrap();
         let mut seen = Seen::default();
         gate.look(&mut seen);
         let second = 1_000_000_000;
         let (mut now_ns, mut n) = (10 * second, 0);
         while now_ns < 20 * second {
-            match gate.cap(&seen, (Op::Write, 4096), &mut Place::default(), 10 * second, now_ns) {
+            match gate.cap(&seen, write(10 * second), &mut Place::default(), now_ns) {
                 Ok(()) => n += 1,
                 Err(at_ns) => now_ns = at_ns + 40_000_000,
             }
@@ -317,7 +314,7 @@ mod tests {
         assert!((995..=1005).contains(&n), "{n}");
 
         let now_ns = 60 * second;
-        let ask = || gate.cap(&seen, (Op::Write, 4096), &mut Place::default(), now_ns, now_ns);
+        let ask = || gate.cap(&seen, write(now_ns), &mut Place::default(), now_ns);
         let at_once = (0..50).take_while(|_| ask().is_ok()).count();
         assert!(at_once <= 2, "{at_once}");
     }
@@ -327,8 +324,8 @@ mod tests {
     #[test]
     fn one_wakes_for_each_place() {
         let dir = tempfile::tempdir().unwrap();
-        write(&files(dir.path(), "a").page, page::RULES, 1, capped(100).words());
-        write(&files(dir.path(), "a").page, page::GRANT, 1, Grant::OPEN.words());
+        put(&files(dir.path(), "a").page, page::RULES, 1, capped(100).words());
+        put(&files(dir.path(), "a").page, page::GRANT, 1, Grant::OPEN.words());
         let gates: Vec<(Gate, Seen)> = (0..8)
             .map(|_| {
                 let gate = Gate::open(&files(dir.path(), "a")).unwrap();
@@ -347,7 +344,7 @@ mod tests {
     #[test]
     fn a_dead_workers_window_comes_back() {
         let dir = tempfile::tempdir().unwrap();
-        write(&files(dir.path(), "a").page, page::GRANT, 1, Grant::OPEN.words());
+        put(&files(dir.path(), "a").page, page::GRANT, 1, Grant::OPEN.words());
         let gate = Gate::open(&files(dir.path(), "a")).unwrap();
         gate.begun(700, 4096);
         gate.begun(300, 4096);

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use qos::account::{self, Counting, NR_CLOCKS};
+use qos::account::{self, Ask, Counting, NR_CLOCKS};
 use qos::cost::{Op, Prices};
 use qos::page::{self, Rules, Twice};
 use qos::planner::{Planner, Sample, Standing};
@@ -121,9 +121,10 @@ fn bypass_ns() -> io::Result<f64> {
     let gate = Gate::open(&files(dir.path(), "a", None)?)?;
     let mut seen = Seen::default();
     let each = || {
+        let ask = Ask { op: Op::Read, len_bytes: 4096, taken_ns: 0 };
         let (begun, mut place) = (Instant::now(), Place::default());
         for now_ns in 0..REQUESTS {
-            black_box(gate.cap(&seen, (Op::Read, 4096), &mut place, now_ns, now_ns)).ok();
+            black_box(gate.cap(&seen, Ask { taken_ns: now_ns, ..ask }, &mut place, now_ns)).ok();
             black_box(gate.share(&seen, 1_000, now_ns, now_ns)).ok();
             gate.begun(1_000, 4096);
             gate.ended(1_000, 50_000);

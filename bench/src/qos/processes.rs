@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use qos::account::Ask;
 use qos::cost::Op;
 use qos::planner::Standing;
 use qos::simulate::{Got, Random};
@@ -72,8 +73,9 @@ fn serve(device: &Emulated, gate: Option<&Gate>, stop: &AtomicBool) -> Got {
         let mut wake_ns = now_ns + LOOK_NS;
         while let Some(taken_ns) = waiting.front().copied() {
             if let Some(gate) = gate {
+                let ask = Ask { op: Op::Read, len_bytes: 4096, taken_ns };
                 // No worker here has both a cap and a share.
-                let capped = gate.cap(&seen, (Op::Read, 4096), &mut place, taken_ns, now_ns);
+                let capped = gate.cap(&seen, ask, &mut place, now_ns);
                 if let Err(at_ns) = capped.and_then(|()| gate.share(&seen, COST_NS, taken_ns, now_ns)) {
                     wake_ns = wake_ns.min(at_ns);
                     break;

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use qos::account::Ask;
 use qos::cost::{Cursor, Op};
 use worker::qos::{Place, Seen};
 use worker::uring::Disk;
@@ -160,8 +161,9 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
             gate.charge(&throttle.seen, op, len_bytes, now_ns);
             return true;
         }
-        let place = &mut throttle.places[kind(slot.work)];
-        let outcome = gate.cap(&throttle.seen, (op, len_bytes), place, taken_ns, now_ns);
+        let kind = kind(slot.work);
+        let ask = Ask { op, len_bytes, taken_ns };
+        let outcome = gate.cap(&throttle.seen, ask, &mut throttle.places[kind], now_ns);
         if let Err(at_ns) = outcome {
             throttle.hold_until(at_ns.min(now_ns.saturating_add(LOOK_AT_CAPS_NS)));
         }

@@ -59,8 +59,8 @@ fn what_is_granted_is_never_next_to_nothing() {
     assert!(granted >= Grant::rate_of(0.9e8), "{granted} of {}", Grant::rate_of(2e8));
 }
 
-/// Several that use a device which has room for all of them are looked at as seldom as one; held back once, as often as it takes to divide
-/// it, until a second after the last time.
+/// Several that use a device which has room for all of them are looked at seldom; held back once, as often as it takes to divide it, until
+/// a second after the last time.
 #[test]
 fn a_calm_device_is_looked_at_seldom() {
     let mut planner = Planner::new(800_000);
@@ -82,7 +82,7 @@ fn a_calm_device_is_looked_at_seldom() {
         }
         planner.until_next_ns()
     };
-    assert_eq!(used(&mut planner, 3, false), LONE_NS);
+    assert_eq!(used(&mut planner, 3, false), CALM_LOOK_NS);
     assert_eq!(used(&mut planner, 1, true), PLAN_NS);
-    assert_eq!(used(&mut planner, 3, false), LONE_NS);
+    assert_eq!(used(&mut planner, 3, false), CALM_LOOK_NS);
 }
