@@ -2,8 +2,8 @@
 # backends: splitd
 # limit: 1500
 
-# That a cap is reached is what shows that nothing else is the limit; of dom0's processor an emulator takes much for little, and it is
-# noted.
+# That a cap is reached is what shows that nothing else is the limit; and dom0's processor is to have time to spare, but while workers or
+# splitd start.
 # held WHAT WANTED FIELDS "VDEV…" COMMAND…: while the command runs, these disks of guest g together do that much each second; LEAST
 # says what part of it at least.
 held() {
@@ -12,6 +12,7 @@ held() {
   COUNTERS=("(read|write)_$3$devices")
   rates "${@:5}"
   note "$what: ${RATES[0]}, asked for $wanted; dom0's processor $CPU_PERCENT %"
+  [ "${LEAST:-0.98}" = 0 ] || [ "$CPU_PERCENT" -lt 70 ] || fail "$what: dom0's processor is the bottleneck: $CPU_PERCENT % of it used"
   awk -v m="${RATES[0]}" -v w="$wanted" -v l="${LEAST:-0.98}" 'BEGIN {exit !(m >= w * l && m <= w * 1.02)}' || fail "$what: ${RATES[0]}, asked for $wanted"
 }
 done_by() { counted '(read|write)_requests' "vbd/g/$1" | cut -d' ' -f1; }
