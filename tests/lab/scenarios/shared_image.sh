@@ -1,6 +1,5 @@
 # says: a second guest on the same writable image is refused in clear words; two readers may share
 # acceptance: 25
-# core: 4.17
 # backends: splitd
 scenario() {
   local file said
