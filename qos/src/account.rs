@@ -9,12 +9,14 @@ use crate::policy::{Cap, NR_CAPS};
 
 /// Atomic words of an account: two clocks for each cap.
 pub const NR_CLOCKS: usize = 2 * NR_CAPS;
-/// After them, the word that says how far ahead the places of those that wait are given away; see [`take_place_ns`].
+/// After them, the word that says how far ahead the places of those that wait are given away; see [`Place`].
 pub const LINE: usize = NR_CLOCKS;
 /// All words of an account.
 pub const NR_WORDS: usize = NR_CLOCKS + 1;
 /// Places are given away so far ahead: one that nobody comes for any more, as its worker died, delays others by no more.
 const LINE_NS_MAX: u64 = 250_000_000;
+/// How often one that waits for a cap looks whether another holds.
+const LOOK_NS: u64 = 200_000_000;
 /// A discard of that many bytes is one write.
 const DISCARD_UNIT_BYTES: u64 = 8 << 20;
 
@@ -85,9 +87,32 @@ pub struct Ask {
     pub taken_ns: u64,
 }
 
-/// Who has to wait until `at_ns`, as [`ready_at_ns`] told, gets a time of its own for it, so that not all that wait wake for each
-/// place there is. It is when to ask again, and no promise: what may pass is for the clocks to say.
-pub fn take_place_ns<'a>(
+/// When one that a cap makes wait is to ask again, among all that wait for the same cap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    at_ns: u64,
+}
+
+impl Place {
+    /// When to ask again, for who cannot pass before `at_ns`, as [`ready_at_ns`] told: at a time of its own, so that not all that wait
+    /// wake for each place there is; and now and then, as another cap may hold since. It is no promise: what may pass is for the
+    /// clocks to say.
+    pub fn ask_again_ns<'a>(
+        &mut self,
+        limits: &Limits,
+        ask: Ask,
+        counting: Counting,
+        (at_ns, now_ns): (u64, u64),
+        word: impl Fn(usize) -> &'a AtomicU64,
+    ) -> u64 {
+        if self.at_ns <= now_ns || self.at_ns < at_ns {
+            self.at_ns = take_place_ns(limits, ask, counting, at_ns, word);
+        }
+        self.at_ns.min(now_ns.saturating_add(LOOK_NS))
+    }
+}
+
+fn take_place_ns<'a>(
     limits: &Limits,
     ask: Ask,
     counting: Counting,

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use qos::account::{self, Ask, NR_WORDS};
+use qos::account::{self, Ask, NR_WORDS, Place};
 use qos::cost::{Op, Prices};
 use qos::page::{self, NR_ACCOUNTS, Rules, USAGE_AT, USAGE_LEN, Usage};
 use qos::policy::Model;
@@ -61,14 +61,6 @@ impl Seen {
     }
 }
 
-/// When a queue that a cap makes wait is to ask again, among all that wait for the same cap.
-#[derive(Debug, Default)]
-pub struct Place {
-    at_ns: u64,
-    /// The rules that it was given by.
-    number: Option<u64>,
-}
-
 impl Gate {
     /// Opens the files; to be done while there still are privileges.
     pub fn open(files: &QosFiles) -> io::Result<Self> {
@@ -89,9 +81,10 @@ impl Gate {
         self.usage.u64_at(USAGE_AT + usage as usize * 8)
     }
 
-    /// The rules, if they are other ones.
-    pub fn look(&self, seen: &mut Seen) {
+    /// The rules, if they are other ones; true if they are.
+    pub fn look(&self, seen: &mut Seen) -> bool {
         let load = |at: usize| self.page.load_u64(at);
+        let before = seen.number;
         if seen.number != Some(load(page::RULES.number_at))
             && let Some((number, words)) = page::read(page::RULES, load)
         {
@@ -102,6 +95,7 @@ impl Gate {
         if let Some((_, words)) = page::read(page::GRANT, load) {
             seen.grant = Grant::of_words(words);
         }
+        seen.number != before
     }
 
     fn clocks(&self, account: usize) -> Option<&MappedFile> {
@@ -127,13 +121,9 @@ impl Gate {
         }
         if at_ns > now_ns {
             self.figure(Usage::CapWaits).fetch_add(1, Relaxed);
-            let has_place = place.number == seen.number && place.at_ns > now_ns && place.at_ns >= at_ns;
-            if let Some(clocks) = self.clocks(whose).filter(|_| !has_place) {
-                let (limits, word) = (&rules.accounts[whose], |c: usize| clocks.u64_at(c * 8));
-                place.at_ns = account::take_place_ns(limits, ask, rules.counting, at_ns, word);
-                place.number = seen.number;
-            }
-            return Err(place.at_ns);
+            let Some(clocks) = self.clocks(whose) else { return Err(at_ns) };
+            let (limits, word) = (&rules.accounts[whose], |c: usize| clocks.u64_at(c * 8));
+            return Err(place.ask_again_ns(limits, ask, rules.counting, (at_ns, now_ns), word));
         }
         // Who waited is not the poorer for a thread that wakes late; who came just now brings nothing from before.
         let earliest_ns = now_ns.saturating_sub(LATE_NS_MAX);

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use qos::account::{self, Ask, Counting, NR_CLOCKS};
+use qos::account::{self, Ask, Counting, NR_CLOCKS, Place};
 use qos::cost::{Op, Prices};
 use qos::page::{self, Rules, Twice};
 use qos::planner::{Planner, Sample, Standing};
@@ -17,7 +17,7 @@ use qos::policy::{Cap, Model};
 use qos::share::{self, Grant};
 use qos::simulate::Random;
 use worker::message::QosFiles;
-use worker::qos::{Gate, Place, Seen};
+use worker::qos::{Gate, Seen};
 
 use super::rows::Rows;
 

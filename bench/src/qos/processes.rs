@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use qos::account::Ask;
+use qos::account::{Ask, Place};
 use qos::cost::Op;
 use qos::planner::Standing;
 use qos::simulate::{Got, Random};
@@ -18,7 +18,7 @@ use splitd::arbiter::{Arbiter, Member};
 use splitd::id::{DeviceId, Kind};
 use worker::clock::monotonic_ns;
 use worker::message::QosFiles;
-use worker::qos::{Gate, Place, Seen};
+use worker::qos::{Gate, Seen};
 use xenbus::DomId;
 
 use super::decision::files;
@@ -69,7 +69,11 @@ fn serve(device: &Emulated, gate: Option<&Gate>, stop: &AtomicBool) -> Got {
             waiting.push_back(now_ns);
             gate.inspect(|gate| gate.ended(COST_NS, now_ns.saturating_sub(begun_ns)));
         }
-        gate.inspect(|gate| gate.look(&mut seen));
+        if let Some(gate) = gate
+            && gate.look(&mut seen)
+        {
+            place = Place::default();
+        }
         let mut wake_ns = now_ns + LOOK_NS;
         while let Some(taken_ns) = waiting.front().copied() {
             if let Some(gate) = gate {

@@ -5,9 +5,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use qos::account::Ask;
+use qos::account::{Ask, Place};
 use qos::cost::{Cursor, Op};
-use worker::qos::{Place, Seen};
+use worker::qos::Seen;
 use worker::uring::Disk;
 use xenbus::hv::{EventChannel, GrantTable};
 
@@ -20,8 +20,6 @@ use crate::wire::SECTOR_LEN;
 const KINDS: usize = 3;
 /// While it waits for its share, a queue looks at the page so often.
 const LOOK_NS: u64 = 20_000_000;
-/// While it waits for a cap: another may hold since.
-const LOOK_AT_CAPS_NS: u64 = 200_000_000;
 /// Largest piece on a device that is shared out, in pages: nobody waits for long behind one.
 const RATIONED_PAGES: u32 = 32;
 
@@ -101,7 +99,9 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
         (self.throttle.wake_ns, self.throttle.is_refused) = (None, false);
         if let Some(gate) = self.device.gate.get() {
             self.throttle.now_ns = self.now_ns;
-            gate.look(&mut self.throttle.seen);
+            if gate.look(&mut self.throttle.seen) {
+                self.throttle.places = Default::default();
+            }
         }
     }
 
@@ -165,7 +165,7 @@ impl<G: GrantTable, E: EventChannel, D: Disk> Queue<G, E, D> {
         let ask = Ask { op, len_bytes, taken_ns };
         let outcome = gate.cap(&throttle.seen, ask, &mut throttle.places[kind], now_ns);
         if let Err(at_ns) = outcome {
-            throttle.hold_until(at_ns.min(now_ns.saturating_add(LOOK_AT_CAPS_NS)));
+            throttle.hold_until(at_ns);
         }
         outcome.is_ok()
     }

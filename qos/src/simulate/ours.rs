@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::{Piece, Random, Rule, Tenant};
-use crate::account::{self, Ask, Counting, Limits, NR_WORDS};
+use crate::account::{self, Ask, Counting, Limits, NR_WORDS, Place};
 use crate::cost::Op;
 use crate::planner::{MemberId, Planner, Sample, Standing};
 use crate::policy::Cap;
@@ -16,8 +16,6 @@ use crate::share::{self, Grant};
 pub use crate::planner::PLAN_NS;
 /// A disk that waits for its share looks at its page at least so often, ns.
 pub const LOOK_NS: u64 = 20_000_000;
-/// How often one that waits for a cap does.
-const LOOK_AT_CAPS_NS: u64 = 200_000_000;
 /// How much of a late wake-up a cap makes up for, ns.
 const LATE_NS_MAX: u64 = 100_000_000;
 /// A worker ends that long after its guest's last request, ns.
@@ -44,7 +42,7 @@ struct Queue {
     /// Since when, too.
     waiting: VecDeque<(u64, Piece)>,
     /// Its turn before a cap.
-    place_ns: u64,
+    place: Place,
     /// Flushes: one goes to the device at a time, for all that came until then.
     joined: Vec<(u64, Piece)>,
     flushing: Option<Vec<Piece>>,
@@ -242,7 +240,7 @@ impl Ours {
                 (Change::Cap(rate), _) => {
                     disk.limits = limits(Some(CapRule { rate, burst_rate: None, burst_len_ns: 0 }));
                     let its = disk.first_queue..disk.first_queue + disk.nr_queues;
-                    self.queues[its].iter_mut().for_each(|queue| queue.place_ns = 0);
+                    self.queues[its].iter_mut().for_each(|queue| queue.place = Place::default());
                     self.ready.extend(disk.first_queue..disk.first_queue + disk.nr_queues);
                 }
                 (Change::Join, Some(_)) | (Change::Leave, None) => {}
@@ -337,11 +335,9 @@ impl Ours {
         let clock = |c: usize| &self.accounts[disk.account][c];
         let at_ns = account::ready_at_ns(&disk.limits, piece.op, self.counting, clock);
         if at_ns > now_ns {
-            if queue.place_ns <= now_ns || queue.place_ns < at_ns {
-                let ask = Ask { op: piece.op, len_bytes, taken_ns: since_ns };
-                queue.place_ns = account::take_place_ns(&disk.limits, ask, self.counting, at_ns, clock);
-            }
-            return Err(queue.place_ns.min(now_ns + LOOK_AT_CAPS_NS));
+            let ask = Ask { op: piece.op, len_bytes, taken_ns: since_ns };
+            let times = (at_ns, now_ns);
+            return Err(queue.place.ask_again_ns(&disk.limits, ask, self.counting, times, clock));
         }
         let paid_ns = since_ns.clamp(now_ns.saturating_sub(LATE_NS_MAX), now_ns);
         account::charge(&disk.limits, piece.op, len_bytes, self.counting, paid_ns, clock);

@@ -52,7 +52,7 @@ fn limit(files: &QosFiles) -> u64 {
     let domain = fs::OpenOptions::new().write(true).open(&files.domain).unwrap();
     domain.write_all_at(&[0; 8], (qos::account::LINE * 8) as u64).unwrap();
     let ask = qos::account::Ask { op: qos::cost::Op::Read, len_bytes: 4096, taken_ns: 0 };
-    gate.cap(&seen, ask, &mut worker::qos::Place::default(), 0).err().unwrap_or(0)
+    gate.cap(&seen, ask, &mut qos::account::Place::default(), 999_999_999).err().unwrap_or(0)
 }
 
 /// A reload is taken whole and told as a difference; a file with an error changes nothing, and what was in force survives the

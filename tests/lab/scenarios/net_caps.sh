@@ -25,6 +25,7 @@ load() {
 scenario() {
   local victim pid subnet
   SERVERS=()
+  splitd_setting 'rate_both_ways = "none"'
   network
   network 1
   rm -f /etc/splitd/policy.toml

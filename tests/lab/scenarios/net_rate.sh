@@ -36,4 +36,5 @@ scenario() {
     [ "$first" -ge 7200 ] && [ "$first" -le 8800 ] || fail "8 Mb/s asked for, $first kbit/s measured"
   fi
   guest_stop g
+  splitd_setting 'rate_both_ways = "none"'
 }

@@ -37,7 +37,7 @@ stopped() {
   pkill -CONT -x splitd
 }
 # unstuck MOST WHAT COMMAND…: and the longest time in which no request of a disk ended, as the guest itself sees it every tenth of a
-# second: MOST hundredths of a second. To start a worker takes an emulated dom0 thirty times as long as any other.
+# second: MOST hundredths of a second. Three workers that start at once take an emulated dom0 seconds.
 WATCH='last= longest=0 since=
 while [ ! -e /run/watch.end ]; do
   read -r reads _ _ _ writes _ < /sys/block/xvdb/stat; read -r now _ < /proc/uptime
